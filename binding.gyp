@@ -1,0 +1,67 @@
+{
+  "variables": {
+    # Kernel sources are compiled once per instruction set (native/isa.h); binding sources once.
+    "isa_sources": [
+      "native/convert.cpp"
+    ],
+    "sources": [
+      "native/addon.cpp",
+      "native/runtime.cpp",
+      "native/thread_pool.cpp",
+      "native/gemm.cpp",
+      "native/bindings/runtime.cpp",
+      "native/bindings/convert.cpp"
+    ]
+  },
+  "target_defaults": {
+    "cflags_cc!": ["-fno-rtti", "-O2", "-std=gnu++17", "-std=gnu++20"],
+    "cflags_cc": ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Werror=return-type"],
+    "defines": ["NAPI_VERSION=8"],
+    "configurations": {
+      "Debug": {
+        "cflags_cc!": ["-O3"],
+        "cflags_cc": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+        "ldflags": ["-fsanitize=address,undefined"]
+      }
+    }
+  },
+  "targets": [
+    {
+      "target_name": "kernels_portable",
+      "type": "static_library",
+      "cflags": ["-fPIC"],
+      "sources": ["<@(isa_sources)"],
+      "defines": ["NIFT_ISA=portable"]
+    },
+    {
+      "target_name": "nift",
+      "dependencies": [
+        "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all",
+        "kernels_portable"
+      ],
+      "sources": ["<@(sources)"],
+      "libraries": ["-lpthread"],
+      "conditions": [["target_arch=='x64'", { "dependencies": ["kernels_avx2", "kernels_avx512"] }]]
+    }
+  ],
+  "conditions": [
+    ["target_arch=='x64'", {
+      "targets": [
+        {
+          "target_name": "kernels_avx2",
+          "type": "static_library",
+          "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c"],
+          "sources": ["<@(isa_sources)"],
+          "defines": ["NIFT_ISA=avx2"]
+        },
+        {
+          "target_name": "kernels_avx512",
+          "type": "static_library",
+          "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
+          "sources": ["<@(isa_sources)"],
+          "defines": ["NIFT_ISA=avx512"]
+        }
+      ]
+    }]
+  ]
+}

@@ -1,0 +1,55 @@
+/**
+ * The native addon, typed once. A test compares the keys below with those of the built module.
+ * Without a built addon everything still works on composed TF.js ops; `addonFailure()` says why it is absent.
+ */
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import path from 'node:path';
+
+/** Threads, instruction sets and build facts. native/bindings/runtime.cpp */
+export interface AddonRuntime {
+  /** `isa`: the one in use; `isas`: those compiled in that this CPU has, slowest first. */
+  runtimeInfo(): { isa: string; isas: string[]; features: string[]; compiler: string; threads: number };
+  /** 1 ... number of cores. */
+  setNumThreads(count: number): void;
+  /** Forces a slower instruction set (tests compare them all). Throws when this CPU lacks it. */
+  setIsa(name: string): void;
+}
+
+/** Storage conversions, round to nearest even. native/bindings/convert.cpp */
+export interface AddonConvert {
+  halfToFloat(bits: Uint16Array, dtype: 1 | 2, out: Float32Array): void;
+  floatToHalf(values: Float32Array, dtype: 1 | 2, out: Uint16Array): void;
+}
+
+// Each op family adds its interface here and in the `extends` list, in its own block.
+export interface Addon extends AddonRuntime, AddonConvert {}
+
+const require = createRequire(import.meta.url);
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
+
+let cached: Addon | null | undefined;
+let failure: string | undefined;
+
+/** The addon, or null when it is not built, does not load, or `NIFT_NO_ADDON=1`. */
+export function addon(): Addon | null {
+  if (cached !== undefined) return cached;
+  cached = null;
+  if (process.env['NIFT_NO_ADDON'] === '1') {
+    failure = 'switched off by NIFT_NO_ADDON=1';
+    return cached;
+  }
+  const file = path.join(root, 'build', process.env['NIFT_ADDON_BUILD'] === 'debug' ? 'Debug' : 'Release', 'nift.node');
+  try {
+    cached = require(file) as Addon;
+  } catch (error) {
+    failure = error instanceof Error ? (error.message.split('\n')[0] ?? 'unknown') : String(error);
+  }
+  return cached;
+}
+
+/** Why `addon()` is null. */
+export function addonFailure(): string | undefined {
+  addon();
+  return failure;
+}

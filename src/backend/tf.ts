@@ -1,0 +1,14 @@
+/**
+ * The one door to TensorFlow.js. Importing `@tensorflow/tfjs-core` anywhere else can load a second copy with a second
+ * kernel registry (its CommonJS and ES builds do not share state), so a lint rule keeps every other file out.
+ */
+import * as tf from '@tensorflow/tfjs';
+
+// tfjs-core tells Node users to install tfjs-node; ours have the native backend already.
+tf.env().set('IS_TEST', tf.env().getBool('IS_TEST'));
+
+export { tf };
+export type Tensor = tf.Tensor;
+export type Tensor1D = tf.Tensor1D;
+export type Tensor2D = tf.Tensor2D;
+export type Variable = tf.Variable;
