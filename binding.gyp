@@ -10,6 +10,8 @@
       "native/thread_pool.cpp",
       "native/gemm.cpp",
       "native/bindings/runtime.cpp",
+      "native/mapped_file.cpp",
+      "native/bindings/mapped_file.cpp",
       "native/bindings/convert.cpp"
     ]
   },

@@ -7,12 +7,14 @@ namespace nift {
 
 extern const Entry runtime_entries[];
 extern const Entry convert_entries[];
+extern const Entry mapped_file_entries[];
 
 namespace {
 
 const Entry* const families[] = {
     runtime_entries,
     convert_entries,
+    mapped_file_entries,
 };
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {

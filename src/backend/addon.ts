@@ -22,8 +22,18 @@ export interface AddonConvert {
   floatToHalf(values: Float32Array, dtype: 1 | 2, out: Uint16Array): void;
 }
 
+/** File mappings shared by reference count; `handle` is opaque. native/bindings/mapped_file.cpp */
+export interface AddonMappedFile {
+  /** Maps the first `size` bytes of an open descriptor, which may be closed afterwards. Throws where the platform refuses. */
+  mapFile(fd: number, size: number): object;
+  /** A view of the mapped bytes, without copy. It keeps the mapping alive. */
+  mapView(handle: object, offset: number, length: number): ArrayBuffer;
+  /** Gives up the handle's own share; views live on. Idempotent. */
+  unmapFile(handle: object): void;
+}
+
 // Each op family adds its interface here and in the `extends` list, in its own block.
-export interface Addon extends AddonRuntime, AddonConvert {}
+export interface Addon extends AddonRuntime, AddonConvert, AddonMappedFile {}
 
 const require = createRequire(import.meta.url);
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');

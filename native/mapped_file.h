@@ -1,0 +1,30 @@
+// A read-only file mapping that several owners share. The file itself is never changed: pages are private.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+namespace nift {
+
+class MappedFile {
+ public:
+  // Maps the first `size` bytes of an open descriptor, which the caller keeps and may close.
+  // Throws std::runtime_error when the platform or the file refuses, or when the file is shorter than `size`.
+  static std::shared_ptr<MappedFile> map(int descriptor, int64_t size);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  // The bytes [offset, offset + length). Throws when they lie outside the mapping, or when the file has become shorter
+  // since it was mapped (touching those pages would be a SIGBUS).
+  uint8_t* bytes(int64_t offset, int64_t length) const;
+  int64_t size() const { return size_; }
+
+ private:
+  MappedFile(int descriptor, uint8_t* data, int64_t size) : descriptor_(descriptor), data_(data), size_(size) {}
+
+  int descriptor_;
+  uint8_t* data_;
+  int64_t size_;
+};
+
+}  // namespace nift
