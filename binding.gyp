@@ -12,7 +12,8 @@
       "native/bindings/runtime.cpp",
       "native/mapped_file.cpp",
       "native/bindings/mapped_file.cpp",
-      "native/bindings/convert.cpp"
+      "native/bindings/convert.cpp",
+      "native/bindings/gemm.cpp"
     ]
   },
   "target_defaults": {

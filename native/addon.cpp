@@ -7,6 +7,7 @@ namespace nift {
 
 extern const Entry runtime_entries[];
 extern const Entry convert_entries[];
+extern const Entry gemm_entries[];
 extern const Entry mapped_file_entries[];
 
 namespace {
@@ -14,6 +15,7 @@ namespace {
 const Entry* const families[] = {
     runtime_entries,
     convert_entries,
+    gemm_entries,
     mapped_file_entries,
 };
 

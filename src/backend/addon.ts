@@ -32,8 +32,29 @@ export interface AddonMappedFile {
   unmapFile(handle: object): void;
 }
 
+/** Matrix products. native/bindings/gemm.cpp */
+export interface AddonGemm {
+  /**
+   * out[i] = op(a[i]) op(b[i]) for each of `batch` row-major matrices: op(a) [m, k], op(b) [k, n], out [m, n] contiguous.
+   * `strideA`/`strideB`: elements from one matrix to the next, 0 = the same one for all. Float32 throughout.
+   */
+  batchMatMul(
+    out: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    batch: number,
+    m: number,
+    n: number,
+    k: number,
+    strideA: number,
+    strideB: number,
+    transposeA: boolean,
+    transposeB: boolean,
+  ): void;
+}
+
 // Each op family adds its interface here and in the `extends` list, in its own block.
-export interface Addon extends AddonRuntime, AddonConvert, AddonMappedFile {}
+export interface Addon extends AddonRuntime, AddonConvert, AddonMappedFile, AddonGemm {}
 
 const require = createRequire(import.meta.url);
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
