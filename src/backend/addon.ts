@@ -53,8 +53,70 @@ export interface AddonGemm {
   ): void;
 }
 
+/** RMSNorm over the rows of x [rows, columns] and its gradients. native/bindings/rms_norm.cpp */
+export interface AddonRmsNorm {
+  rmsNorm(x: Float32Array, weight: Float32Array, rows: number, columns: number, eps: number, out: Float32Array): void;
+  rmsNormGradX(
+    dy: Float32Array,
+    x: Float32Array,
+    weight: Float32Array,
+    rows: number,
+    columns: number,
+    eps: number,
+    out: Float32Array,
+  ): void;
+  rmsNormGradWeight(dy: Float32Array, x: Float32Array, rows: number, columns: number, eps: number, out: Float32Array): void;
+}
+
+/** silu(gate) * up over equally long arrays, and both gradients. native/bindings/swiglu.cpp */
+export interface AddonSwiglu {
+  swiglu(gate: Float32Array, up: Float32Array, out: Float32Array): void;
+  swigluGrad(dy: Float32Array, gate: Float32Array, up: Float32Array, dGate: Float32Array, dUp: Float32Array): void;
+}
+
+/** Table lookup and its scatter-add. `embedding` returns the position of the first id outside the table, or -1. */
+export interface AddonEmbedding {
+  embedding(
+    ids: Int32Array,
+    table: Float32Array | Uint16Array,
+    dtype: 0 | 1 | 2,
+    vocab: number,
+    columns: number,
+    out: Float32Array,
+  ): number;
+  embeddingGrad(ids: Int32Array, dy: Float32Array, vocab: number, columns: number, out: Float32Array): void;
+}
+
+/** Counter-based dropout and the optimizer. native/bindings/{dropout,adamw}.cpp */
+export interface AddonTraining {
+  dropout(x: Float32Array, key0: number, key1: number, threshold: number, scale: number, out: Float32Array): void;
+  /** `hyper`: lr, beta1, beta2, eps, weightDecay, step, maxGradNorm, gradScale. Changes params, m and v in place. */
+  adamw(
+    params: Float32Array[],
+    grads: Float32Array[],
+    m: Float32Array[],
+    v: Float32Array[],
+    hyper: Float64Array,
+  ): { gradNorm: number; finite: boolean };
+}
+
+/** The vector mathematics of native/simd_math.h, elementwise; `name` is exp, sigmoid or tanh. */
+export interface AddonSimdMath {
+  simdMath(name: string, x: Float32Array, out: Float32Array): void;
+}
+
 // Each op family adds its interface here and in the `extends` list, in its own block.
-export interface Addon extends AddonRuntime, AddonConvert, AddonMappedFile, AddonGemm {}
+export interface Addon
+  extends
+    AddonRuntime,
+    AddonConvert,
+    AddonMappedFile,
+    AddonGemm,
+    AddonRmsNorm,
+    AddonSwiglu,
+    AddonEmbedding,
+    AddonTraining,
+    AddonSimdMath {}
 
 const require = createRequire(import.meta.url);
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');

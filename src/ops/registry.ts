@@ -1,5 +1,14 @@
 /** Which fused ops run as kernels of the current TF.js backend, and the one place that registers all of them. */
 import { tf } from '../backend/tf.js';
+import { registerRotaryEmbedding } from './rotaryEmbedding.js';
+import { registerLinearCrossEntropy } from './linearCrossEntropy.js';
+import { registerCausalAttention } from './causalAttention.js';
+import { registerCachedAttention } from './cachedAttention.js';
+import { registerAdamW } from './adamw.js';
+import { registerDropout } from './dropout.js';
+import { registerEmbedding } from './embedding.js';
+import { registerRmsNorm } from './rmsNorm.js';
+import { registerSwiglu } from './swiglu.js';
 import { registerLinear } from './linear.js';
 import { registerLoraLinear } from './loraLinear.js';
 
@@ -9,7 +18,20 @@ export function usesKernel(name: string): boolean {
 }
 
 // Each fused op adds its register function here.
-const REGISTER: (() => void)[] = [registerLinear, registerLoraLinear];
+const REGISTER: (() => void)[] = [
+  registerRmsNorm,
+  registerSwiglu,
+  registerEmbedding,
+  registerDropout,
+  registerAdamW,
+  
+  registerRotaryEmbedding,
+  registerLinearCrossEntropy,
+  registerCausalAttention,
+  registerCachedAttention,
+  registerLinear,
+  registerLoraLinear,
+];
 
 let registered = false;
 
