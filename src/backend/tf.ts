@@ -4,9 +4,6 @@
  */
 import * as tf from '@tensorflow/tfjs';
 
-// tfjs-core tells Node users to install tfjs-node; ours have the native backend already.
-tf.env().set('IS_TEST', tf.env().getBool('IS_TEST'));
-
 export { tf };
 export type Tensor = tf.Tensor;
 export type Tensor1D = tf.Tensor1D;
