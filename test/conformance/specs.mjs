@@ -1,0 +1,3 @@
+import './tfjs.mjs';
+import './setup.mjs';
+import '@tensorflow/tfjs-core/dist/tests';
