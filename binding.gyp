@@ -2,7 +2,13 @@
   "variables": {
     # Kernel sources are compiled once per instruction set (native/isa.h); binding sources once.
     "isa_sources": [
-      "native/convert.cpp"
+      "native/convert.cpp",
+      "native/simd_math.cpp",
+      "native/rms_norm.cpp",
+      "native/swiglu.cpp",
+      "native/embedding.cpp",
+      "native/dropout.cpp",
+      "native/adamw.cpp"
     ],
     "sources": [
       "native/addon.cpp",
@@ -13,6 +19,12 @@
       "native/mapped_file.cpp",
       "native/bindings/mapped_file.cpp",
       "native/bindings/convert.cpp",
+      "native/bindings/simd_math.cpp",
+      "native/bindings/rms_norm.cpp",
+      "native/bindings/swiglu.cpp",
+      "native/bindings/embedding.cpp",
+      "native/bindings/dropout.cpp",
+      "native/bindings/adamw.cpp",
       "native/bindings/gemm.cpp"
     ]
   },

@@ -7,6 +7,12 @@ namespace nift {
 
 extern const Entry runtime_entries[];
 extern const Entry convert_entries[];
+extern const Entry adamw_entries[];
+extern const Entry dropout_entries[];
+extern const Entry embedding_entries[];
+extern const Entry swiglu_entries[];
+extern const Entry rms_norm_entries[];
+extern const Entry simd_math_entries[];
 extern const Entry gemm_entries[];
 extern const Entry mapped_file_entries[];
 
@@ -15,6 +21,12 @@ namespace {
 const Entry* const families[] = {
     runtime_entries,
     convert_entries,
+    adamw_entries,
+    dropout_entries,
+    embedding_entries,
+    swiglu_entries,
+    rms_norm_entries,
+    simd_math_entries,
     gemm_entries,
     mapped_file_entries,
 };

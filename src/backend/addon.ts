@@ -100,7 +100,7 @@ export interface AddonTraining {
   ): { gradNorm: number; finite: boolean };
 }
 
-/** The vector mathematics of native/simd_math.h, elementwise; `name` is exp, sigmoid or tanh. */
+/** The vector mathematics of native/simd_math.h, elementwise; `name` is exp or sigmoid. */
 export interface AddonSimdMath {
   simdMath(name: string, x: Float32Array, out: Float32Array): void;
 }
