@@ -13,3 +13,8 @@ export function recipeEnvironment(env: NodeJS.ProcessEnv = process.env): Partial
   }
   return found;
 }
+
+/** NIFT_CHECK=1: search every kernel's outputs for NaN and infinity. */
+export function checkKernels(env: NodeJS.ProcessEnv = process.env): boolean {
+  return env['NIFT_CHECK'] === '1';
+}

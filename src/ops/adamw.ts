@@ -64,32 +64,36 @@ export function disposeAdamWState(state: AdamWState): void {
  * @param state from {@link createAdamWState}
  * @throws NIFT_OP_SHAPE when lists or shapes disagree, NIFT_USAGE for a step below 1
  */
-export function adamw(
-  params: readonly Variable[],
-  grads: readonly Tensor[],
-  state: AdamWState,
-  hyper: AdamWHyper,
-): AdamWResult {
+export function adamw(params: readonly Variable[], grads: readonly Tensor[], state: AdamWState, hyper: AdamWHyper): AdamWResult {
   check(params, grads, state, hyper);
   if (!usesKernel('AdamW')) return adamwReference(params, grads, state, hyper);
   const native = addon()!;
   const backend = tf.backend() as unknown as NativeBackend;
-  const owned = (variable: Variable): Float32Array => {
-    // A buffer that another tensor shares must not change under it.
-    if (backend.refCount(variable.dataId) > 1) tf.tidy(() => variable.assign(tf.add(variable, 0)));
-    const { data, dtype } = backend.stored(variable);
-    if (dtype !== 'float32')
-      throw new NiftError('NIFT_OP_SHAPE', `adamw: "${variable.name}" is stored as ${dtype}, expected float32`);
-    return data as Float32Array;
-  };
   const { lr, beta1, beta2, eps, weightDecay, step, maxGradNorm, gradScale } = hyper;
   return native.adamw(
-    params.map(owned),
+    params.map((param) => ownBuffer(param, backend)),
     grads.map((grad) => backend.floats(grad)),
-    state.m.map(owned),
-    state.v.map(owned),
+    state.m.map((m) => ownBuffer(m, backend)),
+    state.v.map((v) => ownBuffer(v, backend)),
     Float64Array.of(lr, beta1, beta2, eps, weightDecay, step, maxGradNorm, gradScale),
   );
+}
+
+/** Data ids of buffers that were allocated here. */
+const ours = new WeakSet<object>();
+
+/**
+ * The variable's float32 buffer, safe to change: a variable may start on an array of the caller's or on a mapped file, and a
+ * clone shares its buffer, so anything not allocated here is copied first.
+ */
+function ownBuffer(variable: Variable, backend: NativeBackend): Float32Array {
+  if (!ours.has(variable.dataId) || backend.refCount(variable.dataId) > 1) {
+    tf.tidy(() => variable.assign(tf.mul(variable, 1)));
+    ours.add(variable.dataId);
+  }
+  const { data, dtype } = backend.stored(variable);
+  if (dtype !== 'float32') throw new NiftError('NIFT_INTERNAL', `adamw: "${variable.name}" is stored as ${dtype}`);
+  return data as Float32Array;
 }
 
 /**
@@ -133,7 +137,10 @@ function check(params: readonly Variable[], grads: readonly Tensor[], state: Ada
     const shape = String(param.shape);
     for (const other of [grads[i]!, state.m[i]!, state.v[i]!])
       if (String(other.shape) !== shape)
-        throw new NiftError('NIFT_OP_SHAPE', `adamw: parameter ${i} "${param.name}" is [${shape}], its gradient or state [${other.shape}]`);
+        throw new NiftError(
+          'NIFT_OP_SHAPE',
+          `adamw: parameter ${i} "${param.name}" is [${shape}], its gradient or state [${other.shape}]`,
+        );
   });
   if (!(hyper.step >= 1)) throw new NiftError('NIFT_USAGE', `adamw: step ${hyper.step}, expected 1 or more`);
 }
