@@ -96,13 +96,15 @@ export function parseJson(bytes: Uint8Array | string, where: string, codes: Json
 /** Larger "small" JSON files are refused before they are read. */
 const MAX_JSON_FILE = 256 * 2 ** 20;
 
-/** Reads a JSON file that must hold an object (a config, an index). A byte order mark is skipped. */
-export function readJsonObject(file: string, codes: JsonCodes = PLAIN_CODES): JsonObject {
+/** Reads a JSON file, strictly. A byte order mark is skipped. */
+export function readJson(file: string, codes: JsonCodes = PLAIN_CODES): JsonValue {
   const { fd, size } = openForReading(file);
   const bytes = guardIo(file, 'read', () => {
     try {
       if (size > MAX_JSON_FILE)
-        throw new NiftError(codes.syntax, `${file}: ${size} bytes of JSON, at most ${MAX_JSON_FILE} expected`);
+        throw new NiftError(codes.syntax, `${file}: ${size} bytes of JSON, at most ${MAX_JSON_FILE} expected`, {
+          hint: 'Write large datasets as JSON Lines (*.jsonl): one row per line.',
+        });
       const target = new Uint8Array(size);
       if (!readFully(fd, target, 0)) throw new Error('the file became shorter while it was read');
       return target;
@@ -111,7 +113,12 @@ export function readJsonObject(file: string, codes: JsonCodes = PLAIN_CODES): Js
     }
   });
   const start = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? 3 : 0;
-  const value = parseJson(bytes.subarray(start), file, codes);
+  return parseJson(bytes.subarray(start), file, codes);
+}
+
+/** Reads a JSON file that must hold an object (a config, an index). */
+export function readJsonObject(file: string, codes: JsonCodes = PLAIN_CODES): JsonObject {
+  const value = readJson(file, codes);
   if (!isJsonObject(value)) throw new NiftError(codes.syntax, `${file}: expected a JSON object`);
   return value;
 }
