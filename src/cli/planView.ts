@@ -1,0 +1,45 @@
+/** The plan of a training run for people. */
+import type { TrainingPlan } from '../train/plan.js';
+import { formatBytes, style } from './io.js';
+
+const count = (value: number): string => value.toLocaleString('en-US');
+const percent = (share: number): string => `${(100 * share).toFixed(share < 0.01 ? 3 : 1)} %`;
+
+export function renderPlan(plan: TrainingPlan): string {
+  const { model, method, dtype, data, steps, memory, disk } = plan;
+  const census = Object.entries(data.census as unknown as Record<string, unknown>)
+    .filter(([, value]) => typeof value === 'number' && value > 0)
+    .map(([key, value]) => `${key} ${count(value as number)}`)
+    .join(', ');
+  const bytes = Object.entries(memory).filter(([key, value]) => typeof value === 'number' && !['total', 'available'].includes(key));
+  const shownSaves = disk.saves.length > 6 ? `${disk.saves.slice(0, 3).join(', ')}, ... ${disk.saves.slice(-2).join(', ')}` : disk.saves.join(', ');
+  return [
+    section('model', [
+      `${model.path}`,
+      `${model.architecture}, ${count(model.parameters)} parameters in ${model.layers} layers, context ${count(model.contextLength)}`,
+      `training ${method.type}: ${count(method.trainableParameters)} parameters (${percent(method.trainableShare)}) in ${count(method.trainableTensors)} tensors`,
+      `weights stored as ${dtype.storage}, products in ${dtype.compute} (${dtype.reason})`,
+    ]),
+    section('data', [
+      `${count(data.rows)} rows, ${count(data.tokens)} tokens, ${count(data.supervisedTokens)} of them supervised; longest row ${count(data.longestRow)}`,
+      census,
+    ]),
+    section('steps', [
+      `${count(steps.totalSteps)} steps of ${count(steps.rowsPerStep)} rows over ${Number(steps.epochs.toFixed(4))} epochs, ${count(steps.warmupSteps)} of warm-up`,
+      `${count(steps.tokens)} tokens in all, ${count(steps.supervisedTokens)} supervised`,
+    ]),
+    section(`memory, predicted peak ${formatBytes(memory.total)} (free now: ${formatBytes(memory.available)})`, [
+      ...bytes.map(([key, value]) => `${words(key).padEnd(24)} ${formatBytes(value as number).padStart(9)}`),
+    ]),
+    section('files', [
+      `${plan.outputDir}: ${disk.saves.length} saves (step ${shownSaves}) of ${formatBytes(disk.bytesPerSave)}, ${disk.kept} kept`,
+      `needs ${formatBytes(disk.needed)}, free ${formatBytes(disk.free)}`,
+    ]),
+  ].join('\n');
+}
+
+const words = (key: string): string => key.replace(/([A-Z])/g, ' $1').toLowerCase();
+
+function section(title: string, lines: string[]): string {
+  return [style.bold(title), ...lines.filter((line) => line !== '').map((line) => `  ${line}`)].join('\n');
+}

@@ -1,0 +1,107 @@
+/** `nift train RECIPE.yaml [key=value ...] [--key value ...]` */
+import type { Command } from 'commander';
+import { parseRecipe, parseRecipeArguments, type Recipe, recipeKeys } from '../config/recipe.js';
+import { NiftError } from '../errors.js';
+import { action, common, type CommonOptions, EXIT, note, onInterrupt, out, outJson, style, warn } from './io.js';
+import { renderPlan } from './planView.js';
+import { createTrainView } from './trainView.js';
+
+interface TrainOptions extends CommonOptions {
+  dryRun?: boolean;
+}
+
+/** Commander does not know the recipe's flags (they are generated from the key table), so its own are picked out here. */
+const OWN_FLAGS = new Set(['--json', '--quiet', '-q', '--dry-run']);
+
+function recipeFrom(argv: string[]): Recipe {
+  const { overrides, flags, rest } = parseRecipeArguments(argv.filter((argument) => !OWN_FLAGS.has(argument)));
+  const [file, ...extra] = rest;
+  const stray = [file, ...extra].find((argument) => argument?.startsWith('-'));
+  if (stray !== undefined) flags[stray.replace(/^-+/, '').split('=')[0] ?? ''] = '';
+  else if (extra.length > 0) {
+    throw new NiftError('NIFT_USAGE', `nift train takes one recipe, got also ${extra.map((argument) => JSON.stringify(argument)).join(', ')}`, {
+      hint: 'Write settings as key=value or --key value; nift train --help lists the keys.',
+    });
+  }
+  return parseRecipe({ ...(stray === undefined && file !== undefined ? { path: file } : {}), overrides, flags });
+}
+
+/** The reference of all keys for --help, by group. */
+function keyHelp(): string {
+  const lines: string[] = ['', 'Recipe keys (in the file, as key=value, or as flags):'];
+  let group = '';
+  for (const key of recipeKeys()) {
+    if (key.noticed !== undefined || key.refused !== undefined) continue;
+    if (key.group !== group) {
+      group = key.group;
+      lines.push(`  ${group}`);
+    }
+    const fallback = key.defaultText === '' ? '' : ` [${key.defaultText}]`;
+    lines.push(`    ${key.flag.padEnd(36)} ${key.description}${fallback}`);
+  }
+  return lines.join('\n');
+}
+
+async function dryRun(recipe: Recipe, options: TrainOptions): Promise<number> {
+  const { planTraining } = await import('../train/plan.js');
+  const plan = await planTraining(recipe);
+  if (options.json) {
+    outJson({ plan, recipe: { values: recipe.values, origins: recipe.origins }, notices: recipe.notices });
+    return EXIT.done;
+  }
+  out(renderPlan(plan));
+  const set = Object.entries(recipe.origins).filter(([, origin]) => origin.source !== 'default');
+  out(`\n${style.bold('settings')} (where each comes from; all others are defaults)`);
+  for (const [key, origin] of set)
+    out(`  ${key} = ${JSON.stringify(recipe.values[key as keyof Recipe['values']])}  ${style.dim(origin.where)}`);
+  for (const text of [...recipe.notices, ...plan.warnings]) warn(text);
+  return EXIT.done;
+}
+
+async function run(recipe: Recipe, options: TrainOptions): Promise<number> {
+  const { train } = await import('../train/train.js');
+  if (!options.quiet) for (const notice of recipe.notices) warn(notice);
+  const view = createTrainView(options.quiet === true);
+  const interrupt = onInterrupt('Stopping after this step and saving. Press Ctrl+C again to stop at once.');
+  try {
+    const result = await train(recipe, { onEvent: view.onEvent, signal: interrupt.signal });
+    view.end();
+    if (options.json) outJson(result);
+    if (result.status === 'stopped') {
+      if (!options.quiet) note(`Stopped at step ${result.step} of ${result.totalSteps}, saved in ${result.checkpoint}. Run the same command to go on.`);
+      return interrupt.exitCode() ?? EXIT.sigint;
+    }
+    if (!options.quiet) view.summary(result);
+    return EXIT.done;
+  } finally {
+    view.end();
+    interrupt.dispose();
+  }
+}
+
+export function registerTrain(program: Command): void {
+  common(
+    program
+      .command('train')
+      .description('fine-tune a checkpoint from a recipe in LLaMA-Factory keys')
+      .usage('RECIPE.yaml [key=value ...] [--key value ...] [--dry-run] [--json]')
+      .argument('[arguments...]', 'the recipe and its overrides')
+      .option('--dry-run', 'print the plan (steps, tokens, memory, disk, settings with their origin) and stop')
+      .allowUnknownOption(),
+  )
+    .addHelpText('after', keyHelp)
+    .action(
+      action(async (_arguments: string[], options: TrainOptions, command: Command) => {
+        const argv = rawArguments(command);
+        const recipe = recipeFrom(argv);
+        return options.dryRun ? dryRun(recipe, options) : run(recipe, options);
+      }),
+    );
+}
+
+/** What stood behind `train` on the command line, in order: commander separates options from values. */
+function rawArguments(command: Command): string[] {
+  const all = (command.parent as (Command & { rawArgs?: string[] }) | null)?.rawArgs ?? process.argv;
+  return all.slice(all.indexOf('train', 2) + 1);
+}
+
