@@ -7,6 +7,15 @@ namespace nift {
 
 extern const Entry runtime_entries[];
 extern const Entry convert_entries[];
+extern const Entry rotary_embedding_entries[];
+extern const Entry linear_cross_entropy_entries[];
+extern const Entry cached_attention_entries[];
+extern const Entry causal_attention_entries[];
+extern const Entry gather_entries[];
+extern const Entry transpose_entries[];
+extern const Entry softmax_entries[];
+extern const Entry reduce_entries[];
+extern const Entry elementwise_entries[];
 extern const Entry adamw_entries[];
 extern const Entry dropout_entries[];
 extern const Entry embedding_entries[];
@@ -19,15 +28,15 @@ extern const Entry mapped_file_entries[];
 namespace {
 
 const Entry* const families[] = {
-    runtime_entries,
-    convert_entries,
-    adamw_entries,
-    dropout_entries,
-    embedding_entries,
-    swiglu_entries,
-    rms_norm_entries,
-    simd_math_entries,
-    gemm_entries,
+    runtime_entries,          convert_entries,
+    rotary_embedding_entries, linear_cross_entropy_entries,
+    cached_attention_entries, causal_attention_entries,
+    gather_entries,           transpose_entries,
+    softmax_entries,          reduce_entries,
+    elementwise_entries,      adamw_entries,
+    dropout_entries,          embedding_entries,
+    swiglu_entries,           rms_norm_entries,
+    simd_math_entries,        gemm_entries,
     mapped_file_entries,
 };
 

@@ -105,10 +105,151 @@ export interface AddonSimdMath {
   simdMath(name: string, x: Float32Array, out: Float32Array): void;
 }
 
+/** Stock TF.js ops on float32 arrays. native/bindings/{elementwise,reduce,softmax,transpose,gather}.cpp */
+export interface AddonStockOps {
+  /**
+   * out = a op b with broadcasting. `shape`: dimensions of out, outermost first; `moves`: per dimension, bit 0 = a has it,
+   * bit 1 = b has it (otherwise it is repeated along it). `op`: Binary in native/elementwise.h.
+   */
+  binaryOp(op: number, a: Float32Array, b: Float32Array, shape: Int32Array, moves: Int32Array, out: Float32Array): void;
+  /** Like binaryOp; `op`: Compare in native/elementwise.h; out holds 0 and 1. */
+  compareOp(op: number, a: Float32Array, b: Float32Array, shape: Int32Array, moves: Int32Array, out: Uint8Array): void;
+  /** `op`: Unary in native/elementwise.h; `parameter` is the factor of its Scale. */
+  unaryOp(op: number, x: Float32Array, parameter: number, out: Float32Array): void;
+  /** condition ? a : b, all equally long. */
+  selectOp(condition: Uint8Array, a: Float32Array, b: Float32Array, out: Float32Array): void;
+  /** Reduces the middle dimension of x [outer, n, inner] and multiplies by `scale`; `op`: Reduce in native/reduce.h. */
+  reduceOp(op: number, x: Float32Array, outer: number, n: number, inner: number, scale: number, out: Float32Array): void;
+  softmaxRows(x: Float32Array, rows: number, columns: number, out: Float32Array): void;
+  /** Dimension d of out runs over sizes[d] elements of dimension dimensions[d] of x, from begin[dimensions[d]] on. */
+  stridedCopy(
+    x: Float32Array | Int32Array,
+    inShape: Int32Array,
+    dimensions: Int32Array,
+    begin: Int32Array,
+    sizes: Int32Array,
+    out: Float32Array | Int32Array,
+  ): void;
+  /** Row r of x [rows, width] goes to out[outOffset + r * outStride ...]. */
+  copyRows(
+    x: Float32Array | Int32Array,
+    rows: number,
+    width: number,
+    out: Float32Array | Int32Array,
+    outOffset: number,
+    outStride: number,
+  ): void;
+  /** out[o, m, :] = table[o, indices[m], :]; returns the position of the first index out of range, or -1. */
+  gatherRows(
+    table: Float32Array | Int32Array | Uint16Array,
+    dtype: 0 | 1 | 2,
+    outer: number,
+    axis: number,
+    inner: number,
+    indices: Int32Array,
+    out: Float32Array | Int32Array,
+  ): number;
+}
+
+/** native/bindings/causal_attention.cpp, cached_attention.cpp, rotary_embedding.cpp; shapes in src/ops of the same names. */
+export interface AddonAttention {
+  /** window 0 = none; lse [H, N] in units of log 2 is written. */
+  causalAttention(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    cuSeqlens: Int32Array,
+    out: Float32Array,
+    lse: Float32Array,
+    numHeads: number,
+    numKvHeads: number,
+    headDim: number,
+    window: number,
+    scale: number,
+  ): void;
+  causalAttentionGrad(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    cuSeqlens: Int32Array,
+    out: Float32Array,
+    lse: Float32Array,
+    dOut: Float32Array,
+    dq: Float32Array,
+    dk: Float32Array,
+    dv: Float32Array,
+    numHeads: number,
+    numKvHeads: number,
+    headDim: number,
+    window: number,
+    scale: number,
+  ): void;
+  /** Appends k and v to the cache [slot, Hkv, capacity, D] after `lengths`, then attends. */
+  cachedAttention(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    keys: Float32Array,
+    values: Float32Array,
+    slots: Int32Array,
+    lengths: Int32Array,
+    queryLengths: Int32Array,
+    out: Float32Array,
+    numHeads: number,
+    numKvHeads: number,
+    headDim: number,
+    capacity: number,
+    window: number,
+    scale: number,
+  ): void;
+  rotaryEmbedding(
+    x: Float32Array,
+    cos: Float32Array,
+    sin: Float32Array,
+    out: Float32Array,
+    tokens: number,
+    numHeads: number,
+    headDim: number,
+    inverse: boolean,
+  ): void;
+}
+
+/** native/bindings/linear_cross_entropy.cpp; src/ops/linearCrossEntropy.ts */
+export interface AddonLinearCrossEntropy {
+  /** dx: gradient of each row's nll with respect to its x, when not null. */
+  linearCrossEntropy(
+    x: Float32Array,
+    weight: Float32Array | Uint16Array,
+    weightDtype: number,
+    labels: Int32Array,
+    channels: number,
+    vocabulary: number,
+    compute: number,
+    chunkSize: number,
+    nll: Float32Array,
+    dx: Float32Array | null,
+  ): void;
+  linearCrossEntropyWeightGrad(
+    x: Float32Array,
+    weight: Float32Array | Uint16Array,
+    weightDtype: number,
+    labels: Int32Array,
+    channels: number,
+    vocabulary: number,
+    compute: number,
+    chunkSize: number,
+    dNll: Float32Array,
+    dWeight: Float32Array,
+  ): void;
+}
+
 // Each op family adds its interface here and in the `extends` list, in its own block.
 export interface Addon
   extends
+    AddonAttention,
+    AddonLinearCrossEntropy,
     AddonRuntime,
+    AddonStockOps,
     AddonConvert,
     AddonMappedFile,
     AddonGemm,

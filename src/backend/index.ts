@@ -66,7 +66,6 @@ export function setNumThreads(count: number): void {
 }
 
 async function load(name: string, threads: number | undefined): Promise<void> {
-  if (name === 'cpu') (tf.findBackend('cpu') as unknown as { firstUse: boolean }).firstUse = false;
   if (name === 'wasm') await loadWasm(threads);
   if (name === 'tensorflow') await loadFirst(['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'], name);
   if (tf.findBackendFactory(name) === null) throw unknown(name);

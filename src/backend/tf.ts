@@ -4,6 +4,9 @@
  */
 import * as tf from '@tensorflow/tfjs';
 
+// The stock backend's first write tells Node users to install tfjs-node; ours have backend `native`.
+(tf.findBackend('cpu') as unknown as { firstUse: boolean }).firstUse = false;
+
 export { tf };
 export type Tensor = tf.Tensor;
 export type Tensor1D = tf.Tensor1D;
