@@ -1,0 +1,434 @@
+/** A decoder-only language model on packed tokens: loading, forward pass, loss, and what trains. */
+import type { ComputeDtype, StorageDtype } from '../backend/dtype.js';
+import { tf, type Tensor, type Tensor1D, type Tensor2D, type Variable } from '../backend/tf.js';
+import { shiftLabels, type PackedBatch } from '../data/batch.js';
+import { NiftError } from '../errors.js';
+import { readAdapter, writeAdapter, type AdapterConfig } from '../formats/adapter.js';
+import { readGenerationConfig, writeCheckpointFiles } from '../formats/checkpoint.js';
+import { openCheckpointTensors } from '../formats/shards.js';
+import { cachedAttention, createKvCache, type KvCache } from '../ops/cachedAttention.js';
+import { causalAttention } from '../ops/causalAttention.js';
+import { embedding } from '../ops/embedding.js';
+import { linear } from '../ops/linear.js';
+import { linearCrossEntropy } from '../ops/linearCrossEntropy.js';
+import { rmsNorm } from '../ops/rmsNorm.js';
+import { checkpointed } from './checkpointing.js';
+import { generationEosTokenIds, loadModelConfig, type ModelConfig } from './config.js';
+import {
+  decoderLayer,
+  type Attend,
+  type DecoderLayer,
+  type LayerContext,
+  type LoraPair,
+  type Projection,
+  type Trace,
+} from './layers.js';
+import {
+  fromAdapterConfig,
+  initLora,
+  loadLora,
+  loraNameA,
+  loraNameB,
+  loraTargets,
+  toAdapterConfig,
+  type LoraConfig,
+  type LoraTarget,
+} from './lora.js';
+import { EMBEDDING, FINAL_NORM, LINEAR_MODULES, LM_HEAD, layerPrefix, type LinearModule } from './parameters.js';
+import { RopeTables, type Segment } from './ropeTables.js';
+import { configWithDtype, tensorsToWrite } from './save.js';
+import { checkpointDtype, loadWeights, randomWeights, resolveDtype, type DtypePolicy } from './weights.js';
+
+/** What is trained: LoRA pairs over frozen weights, or every weight as a float32 variable. */
+export type TrainMode = 'lora' | 'full';
+
+export interface ModelOptions {
+  /** Storage and precision (see resolveDtype); default `auto`. */
+  dtype?: DtypePolicy;
+  /** Absent: inference only. */
+  train?: TrainMode;
+  /** A fresh adapter; for `train: 'lora'` without `adapter`. */
+  lora?: LoraConfig;
+  /** Seed of fresh weights and adapters; default 42. */
+  seed?: number;
+  /** Run each layer again in the backward pass instead of keeping its activations; default false. */
+  gradientCheckpointing?: boolean;
+}
+
+export interface LoadOptions extends ModelOptions {
+  /** Folder of a PEFT adapter to put on (and, with `train: 'lora'`, to train on). */
+  adapter?: string;
+}
+
+export interface ForwardOptions {
+  /** Seed of this pass' LoRA dropout masks; absent = no dropout. */
+  dropoutSeed?: number;
+  /** Sees intermediate values: `embed`, `layer.{i}`, `norm`, `layer{i}.q_rope` and so on. */
+  trace?: Trace;
+}
+
+interface Adapter {
+  config: LoraConfig;
+  /** The file it came from, kept so that saving writes back every key; undefined for a fresh adapter. */
+  file: AdapterConfig | undefined;
+  targets: LoraTarget[];
+  pairs: LoraPair[];
+}
+
+interface Parts {
+  config: ModelConfig;
+  weights: Map<string, Tensor>;
+  adapter: Adapter | undefined;
+  compute: ComputeDtype;
+  checkpointDtype: StorageDtype;
+  train: TrainMode | undefined;
+  gradientCheckpointing: boolean;
+  /** Folder it came from, or undefined for random weights. */
+  source: string | undefined;
+}
+
+const DEFAULT_SEED = 42;
+
+export class CausalLM {
+  readonly config: ModelConfig;
+  readonly compute: ComputeDtype;
+  /** What the checkpoint says its weights are; saveCheckpoint writes this. */
+  readonly checkpointDtype: StorageDtype;
+  readonly trainMode: TrainMode | undefined;
+  /** Folder of the base checkpoint; undefined for random weights. */
+  readonly source: string | undefined;
+  readonly gradientCheckpointing: boolean;
+  private readonly weights: Map<string, Tensor>;
+  private readonly adapter: Adapter | undefined;
+  private readonly layers: DecoderLayer[];
+  private readonly layerVariables: Variable[][];
+  private readonly rope: RopeTables;
+  private disposed = false;
+
+  private constructor(parts: Parts) {
+    this.config = parts.config;
+    this.compute = parts.compute;
+    this.checkpointDtype = parts.checkpointDtype;
+    this.trainMode = parts.train;
+    this.source = parts.source;
+    this.gradientCheckpointing = parts.gradientCheckpointing;
+    this.weights = parts.weights;
+    this.adapter = parts.adapter;
+    this.layers = Array.from({ length: parts.config.numLayers }, (_, index) => this.buildLayer(index));
+    this.layerVariables = this.layers.map((layer) => this.variablesOf(layer));
+    this.rope = new RopeTables(parts.config);
+  }
+
+  /**
+   * Loads a Hugging Face checkpoint folder on the current backend.
+   * @throws NIFT_MODEL_*, NIFT_CHECKPOINT_MISMATCH, NIFT_ADAPTER_*, NIFT_SAFETENSORS_*, NIFT_FILE_*
+   */
+  static async load(dir: string, options: LoadOptions = {}): Promise<CausalLM> {
+    checkOptions(options);
+    const config = await loadModelConfig(dir);
+    const eos = await generationEosTokenIds(dir);
+    if (eos !== undefined) config.eosTokenIds = eos;
+    const tensors = openCheckpointTensors(dir);
+    try {
+      const dtype = checkpointDtype(config, tensors);
+      const { storage, compute } = resolveDtype(options.dtype ?? 'auto', dtype);
+      const weights = loadWeights(config, tensors, { where: dir, storage, trainable: options.train === 'full' });
+      return CausalLM.assemble({ config, weights, compute, checkpointDtype: dtype, source: dir }, options);
+    } finally {
+      tensors.close();
+    }
+  }
+
+  /** A model with random weights, as transformers initialises it (see randomWeights). */
+  static fromConfig(config: ModelConfig, options: ModelOptions = {}): CausalLM {
+    checkOptions(options);
+    const dtype = config.dtype ?? 'float32';
+    const { storage, compute } = resolveDtype(options.dtype ?? 'auto', dtype);
+    const seed = options.seed ?? DEFAULT_SEED;
+    const weights = randomWeights(config, { seed, storage, trainable: options.train === 'full' });
+    return CausalLM.assemble({ config, weights, compute, checkpointDtype: dtype, source: undefined }, options);
+  }
+
+  private static assemble(
+    base: Pick<Parts, 'config' | 'weights' | 'compute' | 'checkpointDtype' | 'source'>,
+    options: LoadOptions,
+  ): CausalLM {
+    try {
+      const adapter = makeAdapter(base.config, options);
+      const gradientCheckpointing = options.gradientCheckpointing ?? false;
+      return new CausalLM({ ...base, adapter, train: options.train, gradientCheckpointing });
+    } catch (error) {
+      for (const tensor of base.weights.values()) tensor.dispose();
+      throw error;
+    }
+  }
+
+  /** The adapter's configuration, when there is one. */
+  get lora(): LoraConfig | undefined {
+    return this.adapter?.config;
+  }
+
+  /** Variables that train, by their names on disk, in a fixed order: layer by layer, A before B. */
+  trainable(): Map<string, Variable> {
+    if (this.trainMode === 'full') return new Map(this.weights as Map<string, Variable>);
+    return this.trainMode === 'lora' ? this.adapterTensors() : new Map<string, Variable>();
+  }
+
+  /** The adapter's tensors by their names on disk; empty without one. */
+  adapterTensors(): Map<string, Variable> {
+    const result = new Map<string, Variable>();
+    this.adapter?.targets.forEach((target, i) => {
+      const pair = this.adapter!.pairs[i]!;
+      result.set(loraNameA(target), pair.a);
+      result.set(loraNameB(target), pair.b);
+    });
+    return result;
+  }
+
+  /** Every tensor of the base by its name in the checkpoint, in model order. */
+  baseTensors(): ReadonlyMap<string, Tensor> {
+    return this.weights;
+  }
+
+  /**
+   * Negative log-likelihood of each token's successor, in nats; 0 where there is no target.
+   * @returns [N] for the N packed tokens
+   * @throws NIFT_TOKEN_ID, NIFT_CONTEXT_LENGTH
+   */
+  nll(batch: PackedBatch, options: ForwardOptions = {}): Tensor1D {
+    const targets = shiftLabels(batch);
+    checkTokenIds(targets, batch.cuSeqlens, this.config.vocabSize, 'label', -100);
+    return tf.tidy(() =>
+      linearCrossEntropy(this.hidden(batch, options), this.outputMatrix(), targets, { compute: this.compute }),
+    );
+  }
+
+  /**
+   * States after the final norm.
+   * @returns [N, C]
+   * @throws NIFT_TOKEN_ID, NIFT_CONTEXT_LENGTH
+   */
+  hidden(batch: Pick<PackedBatch, 'inputIds' | 'cuSeqlens'>, options: ForwardOptions = {}): Tensor2D {
+    const { inputIds, cuSeqlens } = batch;
+    checkTokenIds(inputIds, cuSeqlens, this.config.vocabSize, 'token id');
+    const segments: Segment[] = [];
+    for (let b = 0; b + 1 < cuSeqlens.length; b++) segments.push({ past: 0, count: cuSeqlens[b + 1]! - cuSeqlens[b]! });
+    this.checkLengths(segments);
+    const { numHeads, numKvHeads, headDim, slidingWindows } = this.config;
+    const attend: Attend = (q, k, v, layer) =>
+      causalAttention(q, k, v, {
+        numHeads,
+        numKvHeads,
+        headDim,
+        cuSeqlens,
+        slidingWindow: slidingWindows[layer] ?? null,
+        compute: this.compute,
+      });
+    return this.forward(inputIds, segments, attend, options);
+  }
+
+  /**
+   * Scores of every word as the successor of the tokens in `rows` (indices of packed tokens; default all).
+   * @returns [rows, V]
+   */
+  logits(batch: Pick<PackedBatch, 'inputIds' | 'cuSeqlens'>, rows?: Int32Array): Tensor2D {
+    return tf.tidy(() => this.logitsOf(this.hidden(batch), rows));
+  }
+
+  /** hidden [N, C] -> logits [rows, V] of the given rows (default all). */
+  logitsOf(hidden: Tensor2D, rows?: Int32Array): Tensor2D {
+    return tf.tidy(() => {
+      const picked = rows === undefined ? hidden : (tf.gather(hidden, tf.tensor1d(rows, 'int32')) as Tensor2D);
+      return linear(picked, this.outputMatrix(), { compute: this.compute });
+    });
+  }
+
+  /** An empty cache for `batch` sequences, with room for `capacity` tokens each before it has to grow. */
+  createCache(batch: number, capacity: number): KvCache {
+    const { numLayers, numKvHeads, headDim } = this.config;
+    return createKvCache({ numLayers, batch, capacity, numKvHeads, headDim });
+  }
+
+  /**
+   * Feeds `queryLengths[b]` new tokens to each live sequence of the cache.
+   * @param tokens packed new tokens, by sequence
+   * @param rows packed new tokens whose successors are wanted
+   * @returns logits [rows, V], or null when `rows` is empty
+   * @throws NIFT_CONTEXT_LENGTH
+   */
+  step(tokens: Int32Array, queryLengths: Int32Array, cache: KvCache, rows: Int32Array): Tensor2D | null {
+    const segments = Array.from(queryLengths, (count, b) => ({ past: cache.lengths[b]!, count }));
+    this.checkLengths(segments);
+    const { numHeads, slidingWindows } = this.config;
+    const attend: Attend = (q, k, v, layer) =>
+      cachedAttention(q, k, v, cache, layer, {
+        numHeads,
+        queryLengths,
+        slidingWindow: slidingWindows[layer] ?? null,
+        compute: this.compute,
+      });
+    const hidden = this.forward(tokens, segments, attend, {});
+    try {
+      cache.advance(queryLengths);
+      if (rows.length === 0) return null;
+      return this.logitsOf(hidden, rows.length === tokens.length ? undefined : rows);
+    } finally {
+      hidden.dispose();
+    }
+  }
+
+  /**
+   * Writes the adapter as a PEFT folder (made when absent), float32. Every file appears whole or not at all.
+   * @returns the file names written
+   * @throws NIFT_USAGE without an adapter; NIFT_DISK_FULL, NIFT_FILE_IO
+   */
+  saveAdapter(dir: string): string[] {
+    const { adapter } = this;
+    if (adapter === undefined) throw new NiftError('NIFT_USAGE', 'the model has no adapter to save.');
+    const config = adapter.file ?? toAdapterConfig(adapter.config, this.source ?? null);
+    return writeAdapter(dir, config, tensorsToWrite(this.adapterTensors(), 'float32'));
+  }
+
+  /**
+   * Writes the base weights as a checkpoint into an existing folder, with config, generation config and tokenizer of the source.
+   * @param dtype storage of the weights; default what the checkpoint was
+   * @returns the file names written
+   */
+  saveCheckpoint(dir: string, dtype: StorageDtype = this.checkpointDtype): string[] {
+    return writeCheckpointFiles(dir, {
+      config: configWithDtype(this.config.raw, dtype),
+      generationConfig: this.source === undefined ? null : readGenerationConfig(this.source),
+      tensors: tensorsToWrite(this.weights, dtype),
+      ...(this.source === undefined ? {} : { tokenizerFrom: this.source }),
+    });
+  }
+
+  /** Frees every tensor of the model. */
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    for (const tensor of this.weights.values()) tensor.dispose();
+    for (const variable of this.adapterTensors().values()) variable.dispose();
+  }
+
+  private forward(tokens: Int32Array, segments: readonly Segment[], attend: Attend, options: ForwardOptions): Tensor2D {
+    const { trace } = options;
+    return tf.tidy(() => {
+      const { cos, sin } = this.rope.tables(segments);
+      const { config, compute } = this;
+      const context: LayerContext = { config, compute, cos, sin, attend, dropoutSeed: options.dropoutSeed ?? null, trace };
+      const recompute = this.gradientCheckpointing && tf.engine().state.gradientDepth > 0;
+      let x = embedding(tf.tensor1d(tokens, 'int32'), this.tensor(EMBEDDING) as Tensor2D);
+      trace?.('embed', x);
+      for (const layer of this.layers) {
+        const run = (input: Tensor2D): Tensor2D => decoderLayer(input, layer, context);
+        const y = recompute ? checkpointed(run, x, this.layerVariables[layer.index]!) : run(x);
+        // Whatever a gradient needs of x is held by the tape.
+        x.dispose();
+        x = y;
+        trace?.(`layer.${layer.index}`, x);
+      }
+      const normed = rmsNorm(x, this.tensor(FINAL_NORM) as Tensor1D, config.rmsNormEps);
+      trace?.('norm', normed);
+      return normed;
+    });
+  }
+
+  private outputMatrix(): Tensor2D {
+    return this.tensor(this.config.tieWordEmbeddings ? EMBEDDING : LM_HEAD) as Tensor2D;
+  }
+
+  private tensor(name: string): Tensor {
+    const tensor = this.weights.get(name);
+    if (tensor === undefined) throw new NiftError('NIFT_INTERNAL', `the model has no tensor ${name}`);
+    return tensor;
+  }
+
+  private buildLayer(index: number): DecoderLayer {
+    const prefix = layerPrefix(index);
+    const vector = (name: string): Tensor1D => this.tensor(prefix + name) as Tensor1D;
+    const projections = Object.fromEntries(
+      LINEAR_MODULES.map((module): [LinearModule, Projection] => {
+        const at = this.adapter?.targets.findIndex((target) => target.layer === index && target.module === module) ?? -1;
+        const bias = this.weights.get(`${prefix}${module}.bias`) as Tensor1D | undefined;
+        return [module, { weight: this.tensor(`${prefix}${module}.weight`) as Tensor2D, bias, lora: this.adapter?.pairs[at] }];
+      }),
+    ) as Record<LinearModule, Projection>;
+    const { qkNorm } = this.config;
+    return {
+      index,
+      projections,
+      inputNorm: vector('input_layernorm.weight'),
+      postAttentionNorm: vector('post_attention_layernorm.weight'),
+      queryNorm: qkNorm ? vector('self_attn.q_norm.weight') : undefined,
+      keyNorm: qkNorm ? vector('self_attn.k_norm.weight') : undefined,
+    };
+  }
+
+  /** What the backward pass of a checkpointed layer must give gradients for. */
+  private variablesOf(layer: DecoderLayer): Variable[] {
+    const prefix = layerPrefix(layer.index);
+    const full = this.trainMode === 'full';
+    if (full) return [...this.weights].filter(([name]) => name.startsWith(prefix)).map(([, tensor]) => tensor as Variable);
+    if (this.trainMode === undefined) return [];
+    return LINEAR_MODULES.flatMap((module) => {
+      const { lora } = layer.projections[module];
+      return lora ? [lora.a, lora.b] : [];
+    });
+  }
+
+  private checkLengths(segments: readonly Segment[]): void {
+    const { contextLength } = this.config;
+    segments.forEach(({ past, count }, b) => {
+      if (past + count <= contextLength) return;
+      throw new NiftError(
+        'NIFT_CONTEXT_LENGTH',
+        `sequence ${b} has ${past + count} tokens, the model's context is ${contextLength} tokens.`,
+        { hint: 'Shorten the text, or ask for fewer new tokens.', details: { sequence: b, tokens: past + count, contextLength } },
+      );
+    });
+  }
+}
+
+function checkOptions(options: LoadOptions): void {
+  if (options.train === 'lora' && options.adapter === undefined && options.lora === undefined) {
+    throw new NiftError('NIFT_USAGE', 'training LoRA needs an adapter folder or a LoRA configuration.');
+  }
+  if (options.train === 'full' && (options.adapter !== undefined || options.lora !== undefined)) {
+    throw new NiftError('NIFT_USAGE', 'full fine-tuning on top of an adapter is not implemented.', {
+      hint: 'Merge the adapter into the base first.',
+    });
+  }
+}
+
+function makeAdapter(config: ModelConfig, options: LoadOptions): Adapter | undefined {
+  if (options.adapter !== undefined) return openAdapter(config, options.adapter);
+  if (options.lora === undefined) return undefined;
+  const targets = loraTargets(config, options.lora);
+  return { config: options.lora, file: undefined, targets, pairs: initLora(targets, options.lora, options.seed ?? DEFAULT_SEED) };
+}
+
+function openAdapter(config: ModelConfig, dir: string): Adapter {
+  const file = readAdapter(dir);
+  try {
+    const lora = fromAdapterConfig(file.config, dir);
+    const targets = loraTargets(config, lora);
+    return { config: lora, file: file.config, targets, pairs: loadLora(targets, lora, file.tensors, dir) };
+  } finally {
+    file.close();
+  }
+}
+
+/** Names the first id outside the vocabulary, before any kernel runs. `ignored` is allowed. */
+function checkTokenIds(ids: Int32Array, cuSeqlens: Int32Array, vocabSize: number, what: string, ignored?: number): void {
+  const bad = ids.findIndex((id) => !(id >= 0 && id < vocabSize) && id !== ignored);
+  if (bad < 0) return;
+  let row = 0;
+  while (row + 1 < cuSeqlens.length - 1 && cuSeqlens[row + 1]! <= bad) row++;
+  const position = bad - (cuSeqlens[row] ?? 0);
+  throw new NiftError(
+    'NIFT_TOKEN_ID',
+    `${what} ${ids[bad]} at position ${position} of sequence ${row} is outside the vocabulary of ${vocabSize}.`,
+    { hint: 'Does the tokenizer belong to this model?', details: { id: ids[bad], row, position, vocabSize } },
+  );
+}
