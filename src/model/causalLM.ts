@@ -14,15 +14,7 @@ import { linearCrossEntropy } from '../ops/linearCrossEntropy.js';
 import { rmsNorm } from '../ops/rmsNorm.js';
 import { checkpointed } from './checkpointing.js';
 import { generationEosTokenIds, loadModelConfig, type ModelConfig } from './config.js';
-import {
-  decoderLayer,
-  type Attend,
-  type DecoderLayer,
-  type LayerContext,
-  type LoraPair,
-  type Projection,
-  type Trace,
-} from './layers.js';
+import { decoderLayer, type Attend, type DecoderLayer, type LoraPair, type Projection, type Trace } from './layers.js';
 import {
   fromAdapterConfig,
   initLora,
@@ -316,13 +308,14 @@ export class CausalLM {
     return tf.tidy(() => {
       const { cos, sin } = this.rope.tables(segments);
       const { config, compute } = this;
-      const context: LayerContext = { config, compute, cos, sin, attend, dropoutSeed: options.dropoutSeed ?? null, trace };
+      const shared = { config, compute, attend, dropoutSeed: options.dropoutSeed ?? null, trace };
       const recompute = this.gradientCheckpointing && tf.engine().state.gradientDepth > 0;
       let x = embedding(tf.tensor1d(tokens, 'int32'), this.tensor(EMBEDDING) as Tensor2D);
       trace?.('embed', x);
       for (const layer of this.layers) {
-        const run = (input: Tensor2D): Tensor2D => decoderLayer(input, layer, context);
-        const y = recompute ? checkpointed(run, x, this.layerVariables[layer.index]!) : run(x);
+        const run = (input: Tensor2D, tables: readonly Tensor[]): Tensor2D =>
+          decoderLayer(input, layer, { ...shared, cos: tables[0] as Tensor2D, sin: tables[1] as Tensor2D });
+        const y = recompute ? checkpointed(run, x, [cos, sin], this.layerVariables[layer.index]!) : run(x, [cos, sin]);
         // Whatever a gradient needs of x is held by the tape.
         x.dispose();
         x = y;
