@@ -109,8 +109,16 @@ function publishFolder(temporary: string, folder: string): void {
   syncTree(temporary);
   const old = `${target}.old-${process.pid}`;
   const replaces = existsSync(target);
-  if (replaces) renameSync(target, old);
-  renameSync(temporary, target);
+  if (replaces) {
+    rmSync(old, { recursive: true, force: true });
+    renameSync(target, old);
+  }
+  try {
+    renameSync(temporary, target);
+  } catch (error) {
+    if (replaces) renameSync(old, target);
+    throw error;
+  }
   syncFolder(path.dirname(target));
   if (replaces) rmSync(old, { recursive: true, force: true });
 }
