@@ -6,6 +6,7 @@
       "native/linear_cross_entropy.cpp",
       "native/cached_attention.cpp",
       "native/causal_attention.cpp",
+      "native/gemm_f32.cpp",
       "native/convert.cpp",
       "native/softmax.cpp",
       "native/reduce.cpp",
@@ -75,7 +76,7 @@
       ],
       "sources": ["<@(sources)"],
       "libraries": ["-lpthread"],
-      "conditions": [["target_arch=='x64'", { "dependencies": ["kernels_avx2", "kernels_avx512"] }]]
+      "conditions": [["target_arch=='x64'", { "dependencies": ["kernels_avx2", "kernels_avx512", "kernels_avx512bf16", "kernels_amx"] }]]
     }
   ],
   "conditions": [
@@ -94,6 +95,20 @@
           "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
           "sources": ["<@(isa_sources)"],
           "defines": ["NIFT_ISA=avx512"]
+        },
+        {
+          "target_name": "kernels_avx512bf16",
+          "type": "static_library",
+          "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mavx512bf16"],
+          "sources": ["native/gemm_bf16.cpp"],
+          "defines": ["NIFT_ISA=avx512bf16"]
+        },
+        {
+          "target_name": "kernels_amx",
+          "type": "static_library",
+          "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+          "sources": ["native/gemm_bf16.cpp"],
+          "defines": ["NIFT_ISA=amx"]
         }
       ]
     }]

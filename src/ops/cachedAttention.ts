@@ -101,8 +101,34 @@ interface KernelAttrs {
 
 /** Registers the kernel for `native` when the addon is built. */
 export function registerCachedAttention(): void {
-  // kernel follows with the native implementation
-  void addon;
-  void scoreScale;
-  void (null as NativeBackend | null);
+  if (!addon()) return;
+  tf.registerKernel({
+    kernelName: CACHED_ATTENTION_KERNEL,
+    backendName: 'native',
+    kernelFunc: ({ inputs, backend, attrs }) => {
+      const native = backend as NativeBackend;
+      const { q, k, v } = inputs as Record<'q' | 'k' | 'v', Tensor2D>;
+      const { cache, layer, shape, queryLengths } = attrs as unknown as KernelAttrs;
+      const stored = cache.native![layer]!;
+      const out = native.output(q.shape);
+      addon()!.cachedAttention(
+        native.floats(q),
+        native.floats(k),
+        native.floats(v),
+        stored.keys,
+        stored.values,
+        cache.slots,
+        cache.lengths,
+        queryLengths,
+        out.data,
+        shape.numHeads,
+        shape.numKvHeads,
+        shape.headDim,
+        cache.capacity,
+        shape.slidingWindow ?? 0,
+        scoreScale(shape),
+      );
+      return out.info;
+    },
+  });
 }

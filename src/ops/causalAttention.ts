@@ -149,8 +149,61 @@ function toAttrs(options: CausalAttentionOptions): tf.NamedAttrMap {
 
 /** Registers the kernels for `native` (when the addon is built) and the gradient. */
 export function registerCausalAttention(): void {
-  // kernels follow with the native implementation
-  void GRADIENT_KERNEL;
-  void addon;
-  void (null as NativeBackend | null);
+  tf.registerGradient({
+    kernelName: KERNEL,
+    inputsToSave: ['q', 'k', 'v'],
+    outputsToSave: [true, true],
+    gradFunc: (dy, saved, attrs) => {
+      const [q, k, v, out, logSumExp] = saved as [Tensor2D, Tensor2D, Tensor2D, Tensor2D, Tensor2D];
+      const dOut = (dy as Tensor[])[0] as Tensor2D;
+      const inputs = { q, k, v, out, logSumExp, dOut };
+      const [dq, dk, dv] = tf.engine().runKernel(GRADIENT_KERNEL, inputs, attrs) as unknown as [Tensor2D, Tensor2D, Tensor2D];
+      return { q: () => dq, k: () => dk, v: () => dv };
+    },
+  });
+  if (!addon()) return;
+  tf.registerKernel({ kernelName: KERNEL, backendName: 'native', kernelFunc: forwardKernel });
+  tf.registerKernel({ kernelName: GRADIENT_KERNEL, backendName: 'native', kernelFunc: gradientKernel });
+}
+
+interface KernelCall {
+  inputs: tf.NamedTensorInfoMap;
+  backend: unknown;
+  attrs?: tf.NamedAttrMap;
+}
+
+function forwardKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
+  const native = backend as NativeBackend;
+  const { q, k, v } = inputs as Record<'q' | 'k' | 'v', Tensor2D>;
+  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale } = attrs as unknown as KernelAttrs;
+  const out = native.output(q.shape);
+  const lse = native.output([numHeads, q.shape[0]]);
+  const [qs, ks, vs] = [native.floats(q), native.floats(k), native.floats(v)];
+  addon()!.causalAttention(qs, ks, vs, cuSeqlens, out.data, lse.data, numHeads, numKvHeads, headDim, window, scale);
+  return [out.info, lse.info];
+}
+
+function gradientKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
+  const native = backend as NativeBackend;
+  const tensors = inputs as Record<'q' | 'k' | 'v' | 'out' | 'logSumExp' | 'dOut', Tensor2D>;
+  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale } = attrs as unknown as KernelAttrs;
+  const [dq, dk, dv] = [native.output(tensors.q.shape), native.output(tensors.k.shape), native.output(tensors.v.shape)];
+  addon()!.causalAttentionGrad(
+    native.floats(tensors.q),
+    native.floats(tensors.k),
+    native.floats(tensors.v),
+    cuSeqlens,
+    native.floats(tensors.out),
+    native.floats(tensors.logSumExp),
+    native.floats(tensors.dOut),
+    dq.data,
+    dk.data,
+    dv.data,
+    numHeads,
+    numKvHeads,
+    headDim,
+    window,
+    scale,
+  );
+  return [dq.info, dk.info, dv.info];
 }

@@ -10,14 +10,18 @@
  * Source: Liger Kernel, fused linear cross entropy (arXiv 2410.10989), section 3.2.
  */
 import { NiftError } from '../errors.js';
-import { tf, type Tensor1D, type Tensor2D } from '../backend/tf.js';
+import { tf, type Tensor, type Tensor1D, type Tensor2D } from '../backend/tf.js';
 import { addon } from '../backend/addon.js';
-import type { ComputeDtype } from '../backend/dtype.js';
+import { DTYPE_CODE, type ComputeDtype } from '../backend/dtype.js';
 import type { NativeBackend } from '../backend/native.js';
 import { usesKernel } from './registry.js';
 import { roundedMatMul } from './rounding.js';
 
 const KERNEL = 'LinearCrossEntropy';
+const WEIGHT_GRADIENT_KERNEL = 'LinearCrossEntropyWeightGrad';
+
+/** Logits of a chunk, in fp32. */
+const CHUNK_BYTES = 32 * 2 ** 20;
 
 /** A row without a target. */
 export const IGNORE_INDEX = -100;
@@ -43,7 +47,12 @@ export function linearCrossEntropy(
 ): Tensor1D {
   checkArguments(x, weight, labels);
   if (!usesKernel(KERNEL)) return linearCrossEntropyReference(x, weight, labels, options);
-  throw new NiftError('NIFT_INTERNAL', 'linearCrossEntropy: no kernel');
+  const chunkSize = options.chunkSize ?? Math.max(1, Math.floor(CHUNK_BYTES / 4 / weight.shape[0]));
+  const withGradient = tf.engine().state.gradientDepth > 0;
+  const attrs: KernelAttrs = { labels, compute: options.compute, chunkSize, withGradient };
+  const outputs = tf.engine().runKernel(KERNEL, { x, weight }, attrs as unknown as tf.NamedAttrMap) as unknown as Tensor[];
+  outputs[1]?.dispose(); // the tape holds its own reference
+  return outputs[0] as Tensor1D;
 }
 
 /** The definition, in stock TF.js ops: holds all logits at once. */
@@ -89,9 +98,81 @@ function checkArguments(x: Tensor2D, weight: Tensor2D, labels: Int32Array): void
   throw new NiftError('NIFT_OP_SHAPE', `linearCrossEntropy: label ${labels[bad]} of row ${bad} is outside [0, ${vocabulary}).`);
 }
 
-/** Registers the kernel for `native` (when the addon is built) and the gradient. */
+interface KernelAttrs {
+  labels: Int32Array;
+  compute: ComputeDtype;
+  chunkSize: number;
+  /** Compute the gradient of each row together with its loss. */
+  withGradient: boolean;
+}
+
+/** Registers the kernels for `native` (when the addon is built) and the gradient. */
 export function registerLinearCrossEntropy(): void {
-  // kernel follows with the native implementation
-  void addon;
-  void (null as NativeBackend | null);
+  tf.registerGradient({
+    kernelName: KERNEL,
+    inputsToSave: ['x', 'weight'],
+    outputsToSave: [false, true],
+    gradFunc: (dy, saved, attrs) => {
+      const [x, weight, rowGradients] = saved as [Tensor2D, Tensor2D, Tensor2D];
+      const dNll = (dy as Tensor[])[0]!;
+      return {
+        x: () => tf.mul(rowGradients, tf.reshape(dNll, [-1, 1])),
+        weight: () => tf.engine().runKernel(WEIGHT_GRADIENT_KERNEL, { x, weight, dNll }, attrs) as Tensor,
+      };
+    },
+  });
+  if (!addon()) return;
+  tf.registerKernel({ kernelName: KERNEL, backendName: 'native', kernelFunc: lossKernel });
+  tf.registerKernel({ kernelName: WEIGHT_GRADIENT_KERNEL, backendName: 'native', kernelFunc: weightGradientKernel });
+}
+
+interface KernelCall {
+  inputs: tf.NamedTensorInfoMap;
+  backend: unknown;
+  attrs?: tf.NamedAttrMap;
+}
+
+function lossKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
+  const native = backend as NativeBackend;
+  const { x, weight } = inputs as Record<'x' | 'weight', Tensor2D>;
+  const { labels, compute, chunkSize, withGradient } = attrs as unknown as KernelAttrs;
+  const [vocabulary, channels] = weight.shape;
+  const head = native.stored(weight);
+  const nll = native.output([labels.length]);
+  const dx = withGradient ? native.output(x.shape) : null;
+  addon()!.linearCrossEntropy(
+    native.floats(x),
+    head.data,
+    DTYPE_CODE[head.dtype],
+    labels,
+    channels,
+    vocabulary,
+    DTYPE_CODE[compute],
+    chunkSize,
+    nll.data,
+    dx ? dx.data : null,
+  );
+  return dx ? [nll.info, dx.info] : [nll.info];
+}
+
+function weightGradientKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo {
+  const native = backend as NativeBackend;
+  const { x, weight, dNll } = inputs as Record<'x' | 'weight' | 'dNll', Tensor2D>;
+  const { labels, compute, chunkSize } = attrs as unknown as KernelAttrs;
+  const [vocabulary, channels] = weight.shape;
+  const head = native.stored(weight);
+  const dWeight = native.output(weight.shape);
+  addon()!.linearCrossEntropyWeightGrad(
+    native.floats(x),
+    head.data,
+    DTYPE_CODE[head.dtype],
+    labels,
+    channels,
+    vocabulary,
+    DTYPE_CODE[compute],
+    chunkSize,
+    native.floats(dNll),
+    dWeight.data,
+  );
+  return dWeight.info;
 }

@@ -88,7 +88,7 @@ export function registerRotaryEmbedding(): void {
       };
     },
   });
-  if (!addon()?.rotaryEmbedding) return;
+  if (!addon()) return;
   tf.registerKernel({
     kernelName: KERNEL,
     backendName: 'native',
