@@ -57,8 +57,13 @@ export function readRecipeText(text: string, name: string, problems: Problem[]):
     if (!isKey(key)) problems.push(unknownKey(key, where));
     else if (first !== undefined) problems.push({ where, message: `key "${key}" is given twice, first at ${first}` });
     else {
-      const value = plainValue(pair.value, document, keyOf(key).kind);
-      if (value !== null && value !== undefined) assignments.push({ key, value, source: 'file', where });
+      try {
+        const value = plainValue(pair.value, document, keyOf(key).kind);
+        if (value !== null && value !== undefined) assignments.push({ key, value, source: 'file', where });
+      } catch (error) {
+        // Aliases without anchor, or so many that they were meant to fill memory.
+        problems.push({ where, message: `"${key}" cannot be read: ${(error as Error).message}` });
+      }
     }
   }
   return assignments;
@@ -70,7 +75,11 @@ function plainValue(node: Node | null, document: Document, kind: string): unknow
   const spelled = kind === 'string' || kind === 'choice' || kind === 'list';
   if (spelled && isScalar(node) && node.value !== null && node.source !== undefined) return node.source;
   if (spelled && isSeq(node)) return node.items.map((item) => plainValue(item as Node | null, document, kind));
-  if (isAlias(node)) return plainValue(node.resolve(document) ?? null, document, kind);
+  if (isAlias(node)) {
+    const target = node.resolve(document);
+    if (target === undefined) throw new Error(`nothing is called &${node.source}`);
+    return plainValue(target, document, kind);
+  }
   return node.toJS(document) as unknown;
 }
 
