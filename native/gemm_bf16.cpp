@@ -1,0 +1,237 @@
+// bf16 products with float32 sums, compiled twice: dpbf16ps (avx512bf16) and AMX tiles (amx). Both read the same packed
+// format: rows of A as bf16, panels of 32 columns of B as pairs [depth / 2][32][2].
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593, in its own header
+#include <immintrin.h>
+
+#include "gemm_kernels.h"
+#include "gemm_pack.h"
+
+namespace nift::NIFT_ISA {
+
+constexpr int W = 16, kColumns = 32;
+constexpr int64_t kChunk = 64;
+#if defined(__AMX_BF16__)
+constexpr int kRows = 32, kStep = 32;
+#else
+constexpr int kRows = 12, kStep = 2;
+#endif
+
+static inline void load_half(const void* __restrict in, DType dtype, int64_t n, uint16_t* __restrict out) {
+  if (dtype == DType::BF16) {
+    std::memcpy(out, in, size_t(n) * 2);
+    return;
+  }
+  int64_t i = 0;
+  for (; i < n; i += 16) {
+    __mmask16 mask = n - i >= 16 ? __mmask16(0xffff) : __mmask16((1u << (n - i)) - 1);
+    __m512 values = dtype == DType::F32 ? _mm512_maskz_loadu_ps(mask, static_cast<const float*>(in) + i)
+                                        : _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(in) + i));
+    _mm256_mask_storeu_epi16(out + i, mask, (__m256i)_mm512_cvtneps_pbh(values));
+  }
+}
+
+// Two rows of n elements as pairs.
+static inline void interleave(const uint16_t* __restrict low, const uint16_t* __restrict high, int64_t n,
+                              uint32_t* __restrict out) {
+  for (int64_t j = 0; j < n; j++) out[j] = uint32_t(low[j]) | (uint32_t(high[j]) << 16);
+}
+
+static inline void transpose_pairs(const uint32_t* in, int64_t ldi, int64_t rows, int64_t cols, void* out, int64_t ldo) {
+  transpose<W>(reinterpret_cast<const float*>(in), ldi, rows, cols, static_cast<float*>(out), ldo);
+}
+
+static void pack_a(const Matrix& A, int64_t row0, int64_t rows, int64_t K, int64_t depth, DType, void* out, int64_t lda) {
+  uint16_t* packed = static_cast<uint16_t*>(out);
+  if (!A.transposed) {
+    for (int64_t i = 0; i < rows; i++) {
+      load_half(element(A.data, A.dtype, (row0 + i) * A.ld), A.dtype, K, packed + i * lda);
+      if (depth > K) std::memset(packed + i * lda + K, 0, size_t(depth - K) * 2);
+    }
+  } else {
+    alignas(64) uint16_t low[kChunk], high[kChunk];
+    alignas(64) uint32_t pairs[W * kChunk], turned[kChunk * W];
+    for (int64_t k0 = 0; k0 < depth; k0 += 2 * W) {
+      int64_t width = min64(2 * W, depth - k0);
+      for (int64_t i0 = 0; i0 < rows; i0 += kChunk) {
+        int64_t n = min64(kChunk, rows - i0);
+        std::memset(pairs, 0, sizeof pairs);
+        for (int64_t k = k0; k < min64(K, k0 + 2 * W); k += 2) {
+          load_half(element(A.data, A.dtype, k * A.ld + row0 + i0), A.dtype, n, low);
+          if (k + 1 < K)
+            load_half(element(A.data, A.dtype, (k + 1) * A.ld + row0 + i0), A.dtype, n, high);
+          else
+            std::memset(high, 0, sizeof high);
+          interleave(low, high, n, pairs + (k - k0) / 2 * kChunk);
+        }
+        transpose_pairs(pairs, kChunk, W, kChunk, turned, W);
+        for (int64_t i = 0; i < n; i++) std::memcpy(packed + (i0 + i) * lda + k0, turned + i * W, size_t(width) * 2);
+      }
+    }
+  }
+  for (int64_t i = rows; i < round_up(rows, kRows); i++) std::memset(packed + i * lda, 0, size_t(depth) * 2);
+}
+
+static void pack_b(const Matrix& B, int64_t col0, int64_t cols, int64_t K, int64_t depth, DType, void* out) {
+  uint32_t* packed = static_cast<uint32_t*>(out);
+  if (!B.transposed) {
+    alignas(64) uint16_t low[kColumns] = {}, high[kColumns] = {};
+    for (int64_t k = 0; k < K; k += 2) {
+      load_half(element(B.data, B.dtype, k * B.ld + col0), B.dtype, cols, low);
+      if (k + 1 < K)
+        load_half(element(B.data, B.dtype, (k + 1) * B.ld + col0), B.dtype, cols, high);
+      else
+        std::memset(high, 0, sizeof high);
+      interleave(low, high, kColumns, packed + k / 2 * kColumns);
+    }
+  } else {
+    alignas(64) uint16_t block[kColumns * kChunk];
+    alignas(64) uint32_t turned[kChunk / 2 * kColumns];
+    for (int64_t k0 = 0; k0 < K; k0 += kChunk) {
+      int64_t n = min64(kChunk, K - k0);
+      bool whole = n == kChunk;
+      if (cols < kColumns || !whole) std::memset(block, 0, sizeof block);
+      for (int64_t j = 0; j < cols; j++)
+        load_half(element(B.data, B.dtype, (col0 + j) * B.ld + k0), B.dtype, n, block + j * kChunk);
+      uint32_t* to = whole ? packed + k0 / 2 * kColumns : turned;
+      transpose_pairs(reinterpret_cast<const uint32_t*>(block), kChunk / 2, kColumns, kChunk / 2, to, kColumns);
+      if (!whole) std::memcpy(packed + k0 / 2 * kColumns, turned, size_t((n + 1) / 2 * kColumns) * 4);
+    }
+  }
+  int64_t filled = (K + 1) / 2 * kColumns, all = depth / 2 * kColumns;
+  if (all > filled) std::memset(packed + filled, 0, size_t(all - filled) * 4);
+}
+
+// c = alpha * sum + beta * c + bias for up to 16 columns.
+static inline __attribute__((always_inline)) void finish(__m512 sum, float* c, int cols, const float* bias, const TileEnd& end) {
+  __mmask16 mask = cols >= 16 ? __mmask16(0xffff) : __mmask16((1u << cols) - 1);
+  __m512 value = _mm512_mul_ps(sum, _mm512_set1_ps(end.alpha));
+  if (end.beta != 0) value = _mm512_fmadd_ps(_mm512_set1_ps(end.beta), _mm512_maskz_loadu_ps(mask, c), value);
+  if (bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
+  if (end.stream && cols >= 16)
+    _mm512_stream_ps(c, value);
+  else
+    _mm512_mask_storeu_ps(c, mask, value);
+}
+
+#if defined(__AMX_BF16__)
+
+struct alignas(64) TileConfig {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+
+static const TileConfig config = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
+static void enter() { _tile_loadconfig(&config); }
+static void leave() {
+  _tile_release();
+}
+
+// Sums in tiles 0-3 (2 x 2), A in 4 and 5, B in 6 and 7.
+static inline __attribute__((always_inline)) void multiply(int64_t depth, const char* a, int64_t stride, const char* b,
+                                                           bool two_rows, bool two_columns, float* out) {
+  const char* below = a + 16 * stride;
+  _tile_zero(0);
+  if (two_columns) _tile_zero(1);
+  if (two_rows) _tile_zero(2);
+  if (two_rows && two_columns) _tile_zero(3);
+  for (int64_t k = 0; k < depth; k += kStep) {
+    _tile_loadd(4, a, stride);
+    _tile_loadd(6, b, kColumns * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    if (two_columns) {
+      _tile_loadd(7, b + 64, kColumns * 4);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (two_rows) {
+      _tile_loadd(5, below, stride);
+      _tile_dpbf16ps(2, 5, 6);
+      if (two_columns) _tile_dpbf16ps(3, 5, 7);
+    }
+    a += kStep * 2;
+    below += kStep * 2;
+    b += kStep / 2 * kColumns * 4;
+  }
+  _tile_stored(0, out, kColumns * 4);
+  if (two_columns) _tile_stored(1, out + 16, kColumns * 4);
+  if (two_rows) _tile_stored(2, out + 16 * kColumns, kColumns * 4);
+  if (two_rows && two_columns) _tile_stored(3, out + 16 * kColumns + 16, kColumns * 4);
+}
+
+static void tile(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int rows, int cols,
+                 const TileEnd& end) {
+  alignas(64) float sums[kRows * kColumns];
+  const char *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b);
+  if (rows > 16 && cols > 16)
+    multiply(depth, pa, lda * 2, pb, true, true, sums);
+  else if (rows > 16)
+    multiply(depth, pa, lda * 2, pb, true, false, sums);
+  else
+    multiply(depth, pa, lda * 2, pb, false, true, sums);
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < cols; j += W)
+      finish(_mm512_load_ps(sums + i * kColumns + j), c + i * ldc + j, cols - j, end.bias ? end.bias + j : nullptr, end);
+}
+
+extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 1 << 20, 128, 2048, pack_a, pack_b, tile, enter, leave};
+
+#else
+
+#define NIFT_PAIR(p, i) (*reinterpret_cast<const int32_t*>((p)[(i) / 3] + ((i) % 3) * stride))
+
+template <int R, int NV>
+static void tile_rows(int64_t depth, const char* a, int64_t stride, const uint32_t* b, float* c, int64_t ldc, int cols,
+                      const TileEnd& end) {
+  __m512 sum[R][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; v++) sum[i][v] = _mm512_setzero_ps();
+  const char* p[(R + 2) / 3];
+#pragma GCC unroll 4
+  for (int i = 0; i < (R + 2) / 3; i++) p[i] = a + 3 * i * stride;
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < depth; k += 2) {
+    __m512bh column[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; v++) column[v] = (__m512bh)_mm512_loadu_si512(b + v * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+      __m512bh value = (__m512bh)_mm512_set1_epi32(NIFT_PAIR(p, i));
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], value, column[v]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < (R + 2) / 3; i++) p[i] += 4;
+    b += kColumns;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; v++)
+      if (v * W < cols) finish(sum[i][v], c + i * ldc + v * W, cols - v * W, end.bias ? end.bias + v * W : nullptr, end);
+}
+
+typedef void (*TileFunction)(int64_t, const char*, int64_t, const uint32_t*, float*, int64_t, int, const TileEnd&);
+
+static const TileFunction tiles[2][kRows] = {
+    {tile_rows<1, 1>, tile_rows<2, 1>, tile_rows<3, 1>, tile_rows<4, 1>, tile_rows<5, 1>, tile_rows<6, 1>, tile_rows<7, 1>,
+     tile_rows<8, 1>, tile_rows<9, 1>, tile_rows<10, 1>, tile_rows<11, 1>, tile_rows<12, 1>},
+    {tile_rows<1, 2>, tile_rows<2, 2>, tile_rows<3, 2>, tile_rows<4, 2>, tile_rows<5, 2>, tile_rows<6, 2>, tile_rows<7, 2>,
+     tile_rows<8, 2>, tile_rows<9, 2>, tile_rows<10, 2>, tile_rows<11, 2>, tile_rows<12, 2>}};
+
+static void tile(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int rows, int cols,
+                 const TileEnd& end) {
+  tiles[cols > W ? 1 : 0][rows - 1](depth, static_cast<const char*>(a), lda * 2, static_cast<const uint32_t*>(b), c, ldc, cols,
+                                    end);
+}
+
+static void enter() {}
+static void leave() { _mm_sfence(); }  // orders streamed stores before the thread reports its work done
+
+extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 512 << 10, 48, 4096, pack_a, pack_b, tile, enter, leave};
+
+#endif
+
+}  // namespace nift::NIFT_ISA
