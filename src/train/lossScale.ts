@@ -19,6 +19,8 @@ export interface LossScaleOptions {
   hysteresis: number;
   /** The scale never falls below; an overflow there ends the run. Default 1. */
   minScale: number;
+  /** Static scale: overflows skip the update and change nothing else. */
+  fixedScale?: number;
 }
 
 export const DEFAULT_LOSS_SCALE: LossScaleOptions = { initialScalePower: 16, window: 1000, hysteresis: 2, minScale: 1 };
@@ -41,7 +43,13 @@ export class LossScaler {
   ) {
     this.current = state
       ? { ...state }
-      : { scale: 2 ** options.initialScalePower, hysteresis: options.hysteresis, iteration: 0, lastOverflow: -1, overflows: 0 };
+      : {
+          scale: options.fixedScale ?? 2 ** options.initialScalePower,
+          hysteresis: options.hysteresis,
+          iteration: 0,
+          lastOverflow: -1,
+          overflows: 0,
+        };
   }
 
   /** The loss is multiplied by this before the backward pass, the gradients are divided by it afterwards. */
@@ -60,8 +68,12 @@ export class LossScaler {
    */
   update(overflow: boolean): void {
     const s = this.current;
+    if (overflow) s.overflows += 1;
+    if (this.options.fixedScale !== undefined) {
+      s.iteration += 1;
+      return;
+    }
     if (overflow) {
-      s.overflows += 1;
       if (s.hysteresis > 1) s.hysteresis -= 1;
       else if (s.scale <= this.options.minScale) throw minimumReached(s, this.options.minScale);
       else s.scale = Math.max(s.scale / 2, this.options.minScale);
