@@ -35,6 +35,10 @@ struct RowWalk {
 void copy_rows(const StridedCopy& shape, const uint32_t* in, uint32_t* out, int64_t total) {
   const int last = shape.rank - 1;
   const int64_t width = shape.size[last], stride = shape.stride[last];
+  if (width == total && stride == 1) {
+    parallel_for(total, kGrain, [&](int64_t begin, int64_t end) { std::memcpy(out + begin, in + begin, (end - begin) * 4); });
+    return;
+  }
   RowWalk walk{shape, last, last};
   parallel_for(total / width, std::max<int64_t>(1, kGrain / width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {

@@ -70,6 +70,7 @@ export class NativeBackend extends MathBackendCPU implements EntryOwner {
   /** A new tensor with an uninitialised buffer. */
   output(shape: readonly number[], dtype?: 'float32'): Output<Float32Array>;
   output(shape: readonly number[], dtype: 'int32'): Output<Int32Array>;
+  output(shape: readonly number[], dtype: 'float32' | 'int32'): Output<Float32Array | Int32Array>;
   output(shape: readonly number[], dtype: 'bool'): Output<Uint8Array>;
   output(shape: readonly number[], dtype: 'float32' | 'int32' | 'bool'): Output<Float32Array | Int32Array | Uint8Array>;
   output(
@@ -91,10 +92,16 @@ export class NativeBackend extends MathBackendCPU implements EntryOwner {
     return { info: { dataId: this.add(entry), shape: [...shape], dtype }, data };
   }
 
-  /** A tensor over 16-bit values, which are not copied. */
-  halfTensor(bits: Uint16Array, shape: number[], dtype: 'bfloat16' | 'float16'): tf.Tensor {
-    const entry = new TensorEntry(this, bits, 'float32', dtype);
-    this.halves.add(entry);
+  /** The values of a bool tensor, when they are stored as bytes. Do not keep them. */
+  bools(info: tf.TensorInfo): Uint8Array | undefined {
+    const { storage } = this.entry(info.dataId);
+    return storage instanceof Uint8Array ? storage : undefined;
+  }
+
+  /** A tensor over stored values, which are not copied. */
+  storedTensor(values: Float32Array | Uint16Array, shape: number[], dtype: StorageDtype): tf.Tensor {
+    const entry = new TensorEntry(this, values, 'float32', dtype === 'float32' ? null : dtype);
+    if (entry.half) this.halves.add(entry);
     return tf.engine().makeTensorFromTensorInfo({ dataId: this.add(entry), shape, dtype: 'float32' }, this);
   }
 
@@ -132,8 +139,22 @@ export class NativeBackend extends MathBackendCPU implements EntryOwner {
 
   // --- KernelBackend -----------------------------------------------------------------------------------------------
 
-  override write(values: Values, _shape: number[], dtype: tf.DataType): object {
-    return this.add(new TensorEntry(this, values, dtype));
+  /** Tensors own their memory: what the caller does to its array later changes nothing. */
+  override write(values: Values, shape: number[], dtype: tf.DataType): object {
+    const copied =
+      (dtype === 'float32' && values instanceof Float32Array) ||
+      (dtype === 'int32' && values instanceof Int32Array) ||
+      (dtype === 'bool' && values instanceof Uint8Array);
+    if (!copied || values.length !== tf.util.sizeFromShape(shape)) return this.add(new TensorEntry(this, values, dtype));
+    const { info, data } = this.output(shape, dtype);
+    data.set(values);
+    return info.dataId;
+  }
+
+  /** How stock kernels make their outputs: the array is theirs, so it is not copied. */
+  override makeTensorInfo(shape: number[], dtype: tf.DataType, values?: Values | string[]): tf.TensorInfo {
+    if (dtype === 'string') return super.makeTensorInfo(shape, dtype, values);
+    return { dataId: this.add(new TensorEntry(this, values as Values, dtype)), shape, dtype };
   }
 
   override move(dataId: object, values: Values, _shape: number[], dtype: tf.DataType, refCount: number): void {
@@ -142,11 +163,12 @@ export class NativeBackend extends MathBackendCPU implements EntryOwner {
     this.put(dataId, entry);
   }
 
-  /** Never hands out a pooled buffer: the caller may keep the array for as long as it likes. */
+  /** A copy: the caller may keep it for as long as it likes, and in-place updates (AdamW) do not reach it. */
   override readSync(dataId: object): Values {
-    const entry = this.entry(dataId);
-    if (entry.complexTensorInfos || !entry.pooled) return super.readSync(dataId);
-    return (entry.storage as Float32Array).slice();
+    const { half, complexTensorInfos, storage } = this.entry(dataId);
+    if (half === null && complexTensorInfos === undefined && ArrayBuffer.isView(storage))
+      return (storage as Float32Array).slice();
+    return super.readSync(dataId);
   }
 
   override disposeData(dataId: object, force = false): boolean {

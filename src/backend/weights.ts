@@ -5,14 +5,14 @@ import { NativeBackend } from './native.js';
 import { tf, type Tensor } from './tf.js';
 
 /**
- * A tensor over stored weights. On backend `native` 16-bit values stay as they are and are not copied (the array may be a
- * mapped file, and must outlive the tensor unchanged); other backends get them as float32.
+ * A tensor over stored weights. On backend `native` the values stay as they are and are not copied (the array may be a mapped
+ * file, and must not change while the tensor lives); other backends get them as float32.
  * @param values the stored numbers: a Uint16Array of bit patterns for the 16-bit types, else a Float32Array.
  */
 export function makeWeight(values: Uint16Array | Float32Array, shape: readonly number[], dtype: StorageDtype): Tensor {
-  if (dtype === 'float32') return tf.tensor(values as Float32Array, [...shape], 'float32');
   const backend = tf.backend();
-  if (backend instanceof NativeBackend) return backend.halfTensor(values as Uint16Array, [...shape], dtype);
+  if (backend instanceof NativeBackend) return backend.storedTensor(values, [...shape], dtype);
+  if (dtype === 'float32') return tf.tensor(values as Float32Array, [...shape], 'float32');
   const floats = new Float32Array(values.length);
   decodeHalf(values as Uint16Array, dtype, floats);
   return tf.tensor(floats, [...shape], 'float32');

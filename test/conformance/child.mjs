@@ -22,7 +22,7 @@ jasmine.addReporter({
     if (status === 'failed') failures[name] = failedExpectations.map((expectation) => expectation.message).join('\n');
   },
   jasmineDone() {
-    writeFileSync(output, JSON.stringify({ specs, failures }));
+    writeFileSync(output, JSON.stringify({ specs, failures, isa: globalThis.niftIsa }));
     process.exit(0);
   },
 });

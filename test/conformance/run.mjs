@@ -79,7 +79,7 @@ for (const name of regressions) {
 const summary = (name, result) => `${name} ${count(result, 'passed')} of ${Object.keys(result.specs).length}`;
 const seconds = ((Date.now() - started) / 1000).toFixed(0);
 const runs = [summary('cpu', stock), summary(backend, ours), summary(`${backend} as cpu`, standIn)].join(', ');
-console.log(`conformance: ${runs}: ${regressions.length} regressions (${seconds} s)`);
+console.log(`conformance: ${runs}: ${regressions.length} regressions (${ours.isa}, ${seconds} s)`);
 // tfjs-core 4.22 declares 4,232; far fewer means that nothing was tested.
 const ran = Math.min(expected.length, count(ours, 'passed'));
 if (ran < 4000) console.log(`Only ${ran} specs passed: the harness itself is broken.`);

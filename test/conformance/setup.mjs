@@ -1,11 +1,14 @@
 // Runs before the first spec is declared: names the backend that all of them run on.
 import * as tf from '@tensorflow/tfjs-core';
 import { setTestEnvs } from '@tensorflow/tfjs-core/dist/jasmine_util';
+import { addon } from '../../src/backend/addon.ts';
 import { registerNativeBackend } from '../../src/backend/register.ts';
 
 const { NIFT_CONFORMANCE_BACKEND: backend, NIFT_CONFORMANCE_NAME: name } = process.env;
 
 registerNativeBackend();
+// child.mjs reports it: the summary says whether native kernels or composed ops were tested.
+globalThis.niftIsa = addon()?.runtimeInfo().isa ?? 'no addon';
 if (name !== backend) standIn(backend, name);
 setTestEnvs([{ name: 'node', backendName: name, flags: {}, isDataSync: true }]);
 
