@@ -31,7 +31,13 @@ function run(op: Op, c: AttentionCase, data: AttentionData, compute: CausalAtten
   });
 }
 
-const shape = (lengths: number[], numHeads: number, numKvHeads: number, headDim: number, slidingWindow: number | null = null): AttentionCase => ({
+const shape = (
+  lengths: number[],
+  numHeads: number,
+  numKvHeads: number,
+  headDim: number,
+  slidingWindow: number | null = null,
+): AttentionCase => ({
   lengths,
   numHeads,
   numKvHeads,
@@ -64,7 +70,8 @@ const CASES: AttentionCase[] = [
 const LIMIT = { relToMax: 3e-6 };
 
 function expectRun(actual: Run, expected: { [key in keyof Run]: ArrayLike<number> }, limit: { relToMax: number }): void {
-  for (const key of ['out', 'dq', 'dk', 'dv'] as const) expectClose(actual[key], expected[key], { ...limit, abs: 1e-6, label: key });
+  for (const key of ['out', 'dq', 'dk', 'dv'] as const)
+    expectClose(actual[key], expected[key], { ...limit, abs: 1e-6, label: key });
 }
 
 const isas = addon()?.runtimeInfo().isas ?? [];
@@ -108,7 +115,8 @@ describe('causalAttention', () => {
     const packed = run(causalAttention, c, data);
     c.lengths.forEach((length, b) => {
       const begin = data.cuSeqlens[b]!;
-      const cut = (x: Float32Array, heads: number): Float32Array => x.slice(begin * heads * c.headDim, (begin + length) * heads * c.headDim);
+      const cut = (x: Float32Array, heads: number): Float32Array =>
+        x.slice(begin * heads * c.headDim, (begin + length) * heads * c.headDim);
       const part = {
         q: cut(data.q, 4),
         k: cut(data.k, 2),
@@ -143,7 +151,8 @@ describe('causalAttention', () => {
     const ours = run(causalAttention, c, data, compute);
     const reference = run(causalAttentionReference, c, data, compute);
     for (const key of ['out', 'dq', 'dk', 'dv'] as const) {
-      const error = (x: Float32Array): number => x.reduce((most, value, i) => Math.max(most, Math.abs(value - exact[key][i]!)), 0);
+      const error = (x: Float32Array): number =>
+        x.reduce((most, value, i) => Math.max(most, Math.abs(value - exact[key][i]!)), 0);
       expect(error(ours[key]), key).toBeLessThanOrEqual(2 * error(reference[key]));
     }
   });
@@ -173,7 +182,14 @@ describe('causalAttention', () => {
   it('names shapes that do not fit', () => {
     const x = tf.zeros([4, 6]) as Tensor2D;
     const attempt = (change: Partial<CausalAttentionOptions>): (() => void) => {
-      const options = { numHeads: 2, numKvHeads: 2, headDim: 3, slidingWindow: null, cuSeqlens: cumulative([4]), compute: 'float32' as const };
+      const options = {
+        numHeads: 2,
+        numKvHeads: 2,
+        headDim: 3,
+        slidingWindow: null,
+        cuSeqlens: cumulative([4]),
+        compute: 'float32' as const,
+      };
       return () => causalAttention(x, x, x, { ...options, ...change });
     };
     expect(attempt({ headDim: 4 })).toThrow(/q needs 2 heads x 4 columns.*\[4,6\]/);
