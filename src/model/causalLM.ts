@@ -29,6 +29,7 @@ import {
 import { EMBEDDING, FINAL_NORM, LINEAR_MODULES, LM_HEAD, layerPrefix, type LinearModule } from './parameters.js';
 import { RopeTables, type Segment } from './ropeTables.js';
 import { configWithDtype, tensorsToWrite } from './save.js';
+import { checkTokenIds } from './tokenIds.js';
 import { checkpointDtype, loadWeights, randomWeights, resolveDtype, type DtypePolicy } from './weights.js';
 
 /** What is trained: LoRA pairs over frozen weights, or every weight as a float32 variable. */
@@ -410,18 +411,4 @@ function openAdapter(config: ModelConfig, dir: string): Adapter {
   } finally {
     file.close();
   }
-}
-
-/** Names the first id outside the vocabulary, before any kernel runs. `ignored` is allowed. */
-function checkTokenIds(ids: Int32Array, cuSeqlens: Int32Array, vocabSize: number, what: string, ignored?: number): void {
-  const bad = ids.findIndex((id) => !(id >= 0 && id < vocabSize) && id !== ignored);
-  if (bad < 0) return;
-  let row = 0;
-  while (row + 1 < cuSeqlens.length - 1 && cuSeqlens[row + 1]! <= bad) row++;
-  const position = bad - (cuSeqlens[row] ?? 0);
-  throw new NiftError(
-    'NIFT_TOKEN_ID',
-    `${what} ${ids[bad]} at position ${position} of sequence ${row} is outside the vocabulary of ${vocabSize}.`,
-    { hint: 'Does the tokenizer belong to this model?', details: { id: ids[bad], row, position, vocabSize } },
-  );
 }
