@@ -59,7 +59,8 @@ async function dryRun(recipe: Recipe, options: TrainOptions): Promise<number> {
 }
 
 async function run(recipe: Recipe, options: TrainOptions): Promise<number> {
-  const { train } = await import('../train/train.js');
+  const [{ train }, { startBackend }] = await Promise.all([import('../train/train.js'), import('./backend.js')]);
+  await startBackend(recipe.values.backend, recipe.values.threads ?? undefined);
   if (!options.quiet) for (const notice of recipe.notices) warn(notice);
   const view = createTrainView(options.quiet === true);
   const interrupt = onInterrupt('Stopping after this step and saving. Press Ctrl+C again to stop at once.');
