@@ -43,8 +43,7 @@ std::vector<Chunk> split(Args& args, const std::vector<View<float>>& p, const st
     if (g[i].length != n || m[i].length != n || v[i].length != n)
       args.range("grads, m, v", "array " + std::to_string(i) + ": expected " + std::to_string(n) + " elements each");
     for (int64_t begin = 0; begin < n; begin += kChunk)
-      chunks.push_back(
-          {p[i].data + begin, g[i].data + begin, m[i].data + begin, v[i].data + begin, std::min(kChunk, n - begin)});
+      chunks.push_back({p[i].data + begin, g[i].data + begin, m[i].data + begin, v[i].data + begin, std::min(kChunk, n - begin)});
   }
   return chunks;
 }

@@ -54,9 +54,8 @@ Napi::Value embedding_grad(const Napi::CallbackInfo& info) {
     View<float> out = args.f32("out", elements(args, "columns", vocab, columns));
     int64_t bad = first_bad_id(ids, vocab);
     if (bad >= 0) args.range("ids", "id " + std::to_string(ids.data[bad]) + " is outside the table");
-    parallel_for(vocab * columns, 1 << 18, [&](int64_t begin, int64_t end) {
-      std::memset(out.data + begin, 0, size_t(end - begin) * sizeof(float));
-    });
+    parallel_for(vocab * columns, 1 << 18,
+                 [&](int64_t begin, int64_t end) { std::memset(out.data + begin, 0, size_t(end - begin) * sizeof(float)); });
     parallel_for(columns, kColumnBlock, [&](int64_t begin, int64_t end) {
       kernels_embedding().scatter_add(ids.data, ids.length, dy.data, columns, begin, end, out.data);
     });

@@ -14,8 +14,7 @@ Napi::Value simd_math_by_name(const Napi::CallbackInfo& info) {
     View<float> x = args.f32("x");
     View<float> out = args.f32("out", x.length);
     auto function = name == "exp" ? kernels_simd_math().exp : kernels_simd_math().sigmoid;
-    parallel_for(x.length, kGrain,
-                 [&](int64_t begin, int64_t end) { function(x.data + begin, out.data + begin, end - begin); });
+    parallel_for(x.length, kGrain, [&](int64_t begin, int64_t end) { function(x.data + begin, out.data + begin, end - begin); });
     return args.env().Undefined();
   });
 }
