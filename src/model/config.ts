@@ -58,7 +58,11 @@ export interface ModelConfig {
   raw: Record<string, unknown>;
 }
 
-const size = z.number().int().positive();
+const size = z
+  .number()
+  .int()
+  .positive()
+  .max(2 ** 31 - 1);
 const tokenId = z.number().int().nonnegative();
 const optional = <T extends z.ZodType>(type: T) => type.nullish();
 
@@ -67,7 +71,8 @@ const rawConfig = z.looseObject({
   model_type: optional(z.string()),
   hidden_size: size,
   intermediate_size: size,
-  num_hidden_layers: size,
+  // Far above any model, far below what fills memory before a weight is looked at.
+  num_hidden_layers: size.max(10_000),
   num_attention_heads: size,
   num_key_value_heads: optional(size),
   head_dim: optional(size),
@@ -197,9 +202,6 @@ function refuseUnsupported(raw: RawConfig, architecture: Architecture, source: s
   if (partial !== 1) problems.push(`partial_rotary_factor is ${String(partial)}, only 1 is implemented`);
   if (architecture === 'MistralForCausalLM' && raw.attention_bias)
     problems.push('attention_bias is true, but Mistral layers have no biases');
-  if (architecture === 'Qwen2ForCausalLM' && raw.attention_bias === false) {
-    problems.push('attention_bias is false, but Qwen2 layers always have q, k and v biases');
-  }
   if (architecture !== 'LlamaForCausalLM' && raw.mlp_bias) problems.push('mlp_bias is true, which only Llama knows');
   if (problems.length === 0) return;
   throw new NiftError('NIFT_MODEL_UNSUPPORTED', `${source}: ${problems.join('; ')}.`, {
