@@ -12,8 +12,14 @@ const nodeGyp = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js
 export function buildAddon({ debug = false, quiet = false } = {}) {
   const args = [nodeGyp, 'configure', 'build', debug ? '--debug' : '--release', `--jobs=${os.availableParallelism()}`];
   if (quiet) args.push('--loglevel=error');
-  const result = spawnSync(process.execPath, args, { cwd: root, stdio: quiet ? 'pipe' : 'inherit', encoding: 'utf8', maxBuffer: 1 << 28 });
+  const result = spawnSync(process.execPath, args, {
+    cwd: root,
+    stdio: quiet ? 'pipe' : 'inherit',
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  });
   return { status: result.status ?? 1, output: `${result.stdout ?? ''}${result.stderr ?? ''}` };
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) process.exit(buildAddon({ debug: process.argv.includes('--debug') }).status);
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  process.exit(buildAddon({ debug: process.argv.includes('--debug') }).status);

@@ -22,7 +22,11 @@ const MAY_IMPORT = {
 };
 
 export const layers = {
-  meta: { type: 'problem', schema: [], messages: { wrong: 'src/{{from}} may not import from src/{{to}} (see ARCHITECTURE.md).' } },
+  meta: {
+    type: 'problem',
+    schema: [],
+    messages: { wrong: 'src/{{from}} may not import from src/{{to}} (see ARCHITECTURE.md).' },
+  },
   create(context) {
     const parts = path.relative(path.join(context.cwd, 'src'), context.filename).split(path.sep);
     const from = parts[0];

@@ -16,14 +16,23 @@ async function run(flags: ChatFlags): Promise<number> {
   const template = getTemplate(flags.template);
   const session = await openSession(flags);
   const tokenizer = needTokenizer(session.tokenizer, flags.model);
-  const [{ generate }, { StreamDecoder }] = await Promise.all([import('../model/generate.js'), import('../tokenizer/streamDecoder.js')]);
+  const [{ generate }, { StreamDecoder }] = await Promise.all([
+    import('../model/generate.js'),
+    import('../tokenizer/streamDecoder.js'),
+  ]);
   const options = generateOptions({ ...flags, batchSize: 1 }, session, template);
   const interactive = process.stdin.isTTY === true && !flags.json;
-  if (interactive && !flags.quiet) note(style.dim('/reset forgets the conversation, /exit or Ctrl+D ends it, Ctrl+C stops an answer.'));
+  if (interactive && !flags.quiet)
+    note(style.dim('/reset forgets the conversation, /exit or Ctrl+D ends it, Ctrl+C stops an answer.'));
   const opening: Message[] = flags.system === undefined ? [] : [{ role: 'system', content: flags.system }];
   let messages = [...opening];
   let answering: AbortController | null = null;
-  const lines = readline.createInterface({ input: process.stdin, output: interactive ? process.stderr : undefined, prompt: style.bold('> '), terminal: interactive });
+  const lines = readline.createInterface({
+    input: process.stdin,
+    output: interactive ? process.stderr : undefined,
+    prompt: style.bold('> '),
+    terminal: interactive,
+  });
   lines.on('SIGINT', () => {
     if (answering) answering.abort();
     else lines.close();

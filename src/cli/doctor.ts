@@ -12,7 +12,14 @@ interface DoctorReport {
   platform: { os: string; arch: string; release: string };
   cpu: { model: string; cores: number };
   memory: { totalBytes: number; freeBytes: number };
-  addon: { loaded: boolean; reason: string | null; isa: string | null; isas: string[]; compiler: string | null; threads: number | null };
+  addon: {
+    loaded: boolean;
+    reason: string | null;
+    isa: string | null;
+    isas: string[];
+    compiler: string | null;
+    threads: number | null;
+  };
   backends: Record<string, { available: boolean; reason: string | null }>;
   gpu: { driver: boolean; note: string };
   packages: Record<string, string | null>;
@@ -55,8 +62,8 @@ async function examine(): Promise<DoctorReport> {
     const found = candidates.find((candidate) => packageVersion(candidate) !== null);
     backends[name] = { available: found !== undefined, reason: found ?? `npm install ${candidates.at(-1)}` };
   }
-  const driver = ['/usr/lib/x86_64-linux-gnu/libcuda.so.1', '/usr/lib64/libcuda.so.1', '/usr/lib/wsl/lib/libcuda.so.1'].some((file) =>
-    existsSync(file),
+  const driver = ['/usr/lib/x86_64-linux-gnu/libcuda.so.1', '/usr/lib64/libcuda.so.1', '/usr/lib/wsl/lib/libcuda.so.1'].some(
+    (file) => existsSync(file),
   );
   return {
     nift: VERSION,
@@ -74,7 +81,9 @@ async function examine(): Promise<DoctorReport> {
     },
     backends,
     gpu: { driver, note: 'nift has no CUDA backend yet; --backend tensorflow runs on @tensorflow/tfjs-node-gpu.' },
-    packages: Object.fromEntries(['@tensorflow/tfjs', '@huggingface/tokenizers', 'zod', 'commander'].map((name) => [name, packageVersion(name)])),
+    packages: Object.fromEntries(
+      ['@tensorflow/tfjs', '@huggingface/tokenizers', 'zod', 'commander'].map((name) => [name, packageVersion(name)]),
+    ),
     problems,
   };
 }
@@ -86,7 +95,9 @@ function render(report: DoctorReport): string {
     `${mark(report.node.supported)} Node 20.19 or later`,
     `${mark(report.addon.loaded)} native addon: ${report.addon.loaded ? `${report.addon.isa} (of ${report.addon.isas.join(', ')}), ${report.addon.threads} threads, g++ ${report.addon.compiler}` : report.addon.reason}`,
     `   ${report.cpu.model}, ${report.cpu.cores} cores, memory ${formatBytes(report.memory.freeBytes)} free of ${formatBytes(report.memory.totalBytes)}`,
-    ...Object.entries(report.backends).map(([name, b]) => `${mark(b.available)} backend ${name}${b.reason ? ` (${b.reason})` : ''}`),
+    ...Object.entries(report.backends).map(
+      ([name, b]) => `${mark(b.available)} backend ${name}${b.reason ? ` (${b.reason})` : ''}`,
+    ),
     `${mark(report.gpu.driver)} NVIDIA driver: ${report.gpu.driver ? 'found' : 'not found'}. ${report.gpu.note}`,
     ...report.problems.map((problem) => `${style.yellow('!')}  ${problem}`),
   ];

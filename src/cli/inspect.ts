@@ -16,7 +16,12 @@ function renderEntry(key: string, item: unknown, indent: string): string[] {
   if (typeof item !== 'object') return [`${label}: ${String(item)}`];
   if (Array.isArray(item)) {
     if (item.every((element) => typeof element !== 'object')) return [`${label}: ${shorten(item.map(String), 12).join(', ')}`];
-    const rows = item.map((element: unknown) => `${indent}  ${Object.values(element as object).map(cell).join('  ')}`);
+    const rows = item.map(
+      (element: unknown) =>
+        `${indent}  ${Object.values(element as object)
+          .map(cell)
+          .join('  ')}`,
+    );
     return [`${label} (${item.length})`, ...shorten(rows, 16)];
   }
   const lines = render(item, `${indent}  `);

@@ -12,7 +12,9 @@ export interface CommonOptions {
 
 /** Adds the options that every command has. */
 export function common(command: Command): Command {
-  return command.option('--json', 'print one JSON document on stdout and nothing else').option('-q, --quiet', 'no progress, errors only');
+  return command
+    .option('--json', 'print one JSON document on stdout and nothing else')
+    .option('-q, --quiet', 'no progress, errors only');
 }
 
 /** Colour on stderr: NO_COLOR and FORCE_COLOR are honoured, otherwise only a terminal gets it. */
@@ -28,7 +30,14 @@ const paint =
   (text: string): string =>
     useColor ? `\u001b[${code}m${text}\u001b[0m` : text;
 
-export const style = { bold: paint('1'), dim: paint('2'), red: paint('31'), green: paint('32'), yellow: paint('33'), cyan: paint('36') };
+export const style = {
+  bold: paint('1'),
+  dim: paint('2'),
+  red: paint('31'),
+  green: paint('32'),
+  yellow: paint('33'),
+  cyan: paint('36'),
+};
 
 /** True when a live, rewriting display is welcome. */
 export const isLive = process.stderr.isTTY === true && process.env['CI'] === undefined;

@@ -11,8 +11,13 @@ export function renderPlan(plan: TrainingPlan): string {
     .filter(([, value]) => typeof value === 'number' && value > 0)
     .map(([key, value]) => `${key} ${count(value as number)}`)
     .join(', ');
-  const bytes = Object.entries(memory).filter(([key, value]) => typeof value === 'number' && !['total', 'available'].includes(key));
-  const shownSaves = disk.saves.length > 6 ? `${disk.saves.slice(0, 3).join(', ')}, ... ${disk.saves.slice(-2).join(', ')}` : disk.saves.join(', ');
+  const bytes = Object.entries(memory).filter(
+    ([key, value]) => typeof value === 'number' && !['total', 'available'].includes(key),
+  );
+  const shownSaves =
+    disk.saves.length > 6
+      ? `${disk.saves.slice(0, 3).join(', ')}, ... ${disk.saves.slice(-2).join(', ')}`
+      : disk.saves.join(', ');
   return [
     section('model', [
       `${model.path}`,

@@ -8,6 +8,7 @@ import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import { common, type CommonOptions, isLive, style } from './io.js';
 
 export interface ModelOptions extends CommonOptions {
+  /** Checked by openSession. */
   model: string;
   adapter?: string;
   dtype: 'auto' | (typeof STORAGE_DTYPES)[number];
@@ -26,7 +27,8 @@ export const wholeNumber =
   (minimum: number) =>
   (text: string): number => {
     const value = Number(text);
-    if (!Number.isSafeInteger(value) || value < minimum) throw new InvalidArgumentError(`expected a whole number of at least ${minimum}.`);
+    if (!Number.isSafeInteger(value) || value < minimum)
+      throw new InvalidArgumentError(`expected a whole number of at least ${minimum}.`);
     return value;
   };
 
@@ -47,7 +49,8 @@ const choice =
 export function modelOptions(command: Command): Command {
   return common(
     command
-      .requiredOption('--model <dir>', 'folder of a Hugging Face checkpoint')
+      // Not requiredOption: commander would complain about it before it names a misspelled flag.
+      .option('--model <dir>', 'folder of a Hugging Face checkpoint (required)')
       .option('--adapter <dir>', 'folder of a PEFT adapter to put on it')
       .option('--dtype <dtype>', `auto, ${STORAGE_DTYPES.join(', ')}`, choice(['auto', ...STORAGE_DTYPES]), 'auto')
       .option('--backend <name>', 'native, cpu, wasm, tensorflow', 'native')
@@ -57,16 +60,23 @@ export function modelOptions(command: Command): Command {
 
 /** Loads what the options name. @throws NiftError with the path of what is missing */
 export async function openSession(options: ModelOptions): Promise<Session> {
+  if (options.model === undefined)
+    throw new NiftError('NIFT_USAGE', '--model DIR is missing: the folder of a Hugging Face checkpoint');
   for (const folder of [options.model, options.adapter]) {
     if (folder !== undefined && !existsSync(folder)) {
-      throw new NiftError('NIFT_FILE_NOT_FOUND', `${folder}: no such folder`, { hint: 'Give the folder that holds config.json (or adapter_config.json).' });
+      throw new NiftError('NIFT_FILE_NOT_FOUND', `${folder}: no such folder`, {
+        hint: 'Give the folder that holds config.json (or adapter_config.json).',
+      });
     }
   }
   const { startBackend } = await import('./backend.js');
   await startBackend(options.backend, options.threads);
   const [{ CausalLM }, { Tokenizer }] = await Promise.all([import('../model/causalLM.js'), import('../tokenizer/tokenizer.js')]);
   const tokenizer = Tokenizer.existsIn(options.model) ? Tokenizer.load(options.model) : null;
-  const model = await CausalLM.load(options.model, { dtype: options.dtype, ...(options.adapter === undefined ? {} : { adapter: options.adapter }) });
+  const model = await CausalLM.load(options.model, {
+    dtype: options.dtype,
+    ...(options.adapter === undefined ? {} : { adapter: options.adapter }),
+  });
   return { model, tokenizer };
 }
 
@@ -92,6 +102,7 @@ export function counter(label: string, total: number, quiet: boolean | undefined
 
 /** The ids of one input row: as given, or checked to be whole numbers. */
 export function idList(value: unknown, where: string): Int32Array {
-  if (Array.isArray(value) && value.every((id) => Number.isSafeInteger(id) && (id as number) >= 0)) return Int32Array.from(value as number[]);
+  if (Array.isArray(value) && value.every((id) => Number.isSafeInteger(id) && (id as number) >= 0))
+    return Int32Array.from(value as number[]);
   throw new NiftError('NIFT_DATA_ROW', `${where}: expected a list of token ids`);
 }

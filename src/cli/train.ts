@@ -1,7 +1,7 @@
 /** `nift train RECIPE.yaml [key=value ...] [--key value ...]` */
 import type { Command } from 'commander';
 import { parseRecipe, parseRecipeArguments, type Recipe, recipeKeys } from '../config/recipe.js';
-import { NiftError } from '../errors.js';
+import { NiftError, quote } from '../errors.js';
 import { action, common, type CommonOptions, EXIT, note, onInterrupt, out, outJson, style, warn } from './io.js';
 import { renderPlan } from './planView.js';
 import { createTrainView } from './trainView.js';
@@ -15,15 +15,20 @@ const OWN_FLAGS = new Set(['--json', '--quiet', '-q', '--dry-run']);
 
 function recipeFrom(argv: string[]): Recipe {
   const { overrides, flags, rest } = parseRecipeArguments(argv.filter((argument) => !OWN_FLAGS.has(argument)));
-  const [file, ...extra] = rest;
-  const stray = [file, ...extra].find((argument) => argument?.startsWith('-'));
-  if (stray !== undefined) flags[stray.replace(/^-+/, '').split('=')[0] ?? ''] = '';
-  else if (extra.length > 0) {
-    throw new NiftError('NIFT_USAGE', `nift train takes one recipe, got also ${extra.map((argument) => JSON.stringify(argument)).join(', ')}`, {
-      hint: 'Write settings as key=value or --key value; nift train --help lists the keys.',
-    });
+  const strayFlags = rest.filter((argument) => argument.startsWith('-'));
+  // parseRecipe names an unknown flag and its nearest key together with all other problems.
+  for (const flag of strayFlags) flags[flag.replace(/^-+/, '').split('=')[0] ?? ''] = '';
+  const [file, ...extra] = rest[0]?.startsWith('-') ? [] : rest;
+  if (strayFlags.length === 0 && extra.length > 0) {
+    throw new NiftError(
+      'NIFT_USAGE',
+      `nift train takes one recipe, got also ${extra.map((argument) => quote(argument)).join(', ')}`,
+      {
+        hint: 'Write settings as key=value or --key value; nift train --help lists the keys.',
+      },
+    );
   }
-  return parseRecipe({ ...(stray === undefined && file !== undefined ? { path: file } : {}), overrides, flags });
+  return parseRecipe({ ...(file === undefined ? {} : { path: file }), overrides, flags });
 }
 
 /** The reference of all keys for --help, by group. */
@@ -69,7 +74,10 @@ async function run(recipe: Recipe, options: TrainOptions): Promise<number> {
     view.end();
     if (options.json) outJson(result);
     if (result.status === 'stopped') {
-      if (!options.quiet) note(`Stopped at step ${result.step} of ${result.totalSteps}, saved in ${result.checkpoint}. Run the same command to go on.`);
+      if (!options.quiet)
+        note(
+          `Stopped at step ${result.step} of ${result.totalSteps}, saved in ${result.checkpoint}. Run the same command to go on.`,
+        );
       return interrupt.exitCode() ?? EXIT.sigint;
     }
     if (!options.quiet) view.summary(result);
@@ -102,7 +110,6 @@ export function registerTrain(program: Command): void {
 
 /** What stood behind `train` on the command line, in order: commander separates options from values. */
 function rawArguments(command: Command): string[] {
-  const all = (command.parent as (Command & { rawArgs?: string[] }) | null)?.rawArgs ?? process.argv;
+  const all = command.parent?.rawArgs ?? process.argv;
   return all.slice(all.indexOf('train', 2) + 1);
 }
-

@@ -82,7 +82,9 @@ export function createTrainView(quiet: boolean, live = isLive): TrainView {
     summary: (result) => {
       if (result.status === 'already-finished') {
         note(`${result.outputDir} is finished already (${result.step} steps). Nothing was changed.`);
-        note('  To train anew choose another output_dir or set overwrite_output_dir: true; to train on, set adapter_name_or_path.');
+        note(
+          '  To train anew choose another output_dir or set overwrite_output_dir: true; to train on, set adapter_name_or_path.',
+        );
         return;
       }
       const loss = result.trainLoss === null ? '' : `, mean loss ${result.trainLoss.toFixed(4)}`;
