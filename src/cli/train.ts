@@ -100,16 +100,12 @@ export function registerTrain(program: Command): void {
   )
     .addHelpText('after', keyHelp)
     .action(
-      action(async (_arguments: string[], options: TrainOptions, command: Command) => {
-        const argv = rawArguments(command);
-        const recipe = recipeFrom(argv);
+      action(async (_arguments: string[], options: TrainOptions) => {
+        const recipe = recipeFrom(rawArguments());
         return options.dryRun ? dryRun(recipe, options) : run(recipe, options);
       }),
     );
 }
 
 /** What stood behind `train` on the command line, in order: commander separates options from values. */
-function rawArguments(command: Command): string[] {
-  const all = command.parent?.rawArgs ?? process.argv;
-  return all.slice(all.indexOf('train', 2) + 1);
-}
+const rawArguments = (): string[] => process.argv.slice(process.argv.indexOf('train', 2) + 1);
