@@ -5,7 +5,7 @@ export interface KeyType<T> {
   schema: z.ZodType<T>;
   /** Completes "must be ...". */
   expects: string;
-  kind: 'string' | 'integer' | 'number' | 'boolean' | 'list' | 'choice' | 'string or boolean';
+  kind: 'string' | 'integer' | 'number' | 'boolean' | 'list' | 'choice' | 'string or boolean' | 'any';
   choices?: readonly string[];
 }
 
@@ -121,5 +121,5 @@ export function stringOrBoolean(): KeyType<string | boolean> {
 
 /** For keys whose value has no effect: anything is taken. */
 export function anything(): KeyType<unknown> {
-  return { schema: z.unknown(), kind: 'string', expects: 'anything' };
+  return { schema: z.unknown(), kind: 'any', expects: 'anything' };
 }

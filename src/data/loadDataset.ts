@@ -29,7 +29,7 @@ export interface LoadOptions extends TruncationOptions {
   tokenizer: () => Tokenizer;
   /** End tokens by which pretokenized rows are judged; without them only rows of text are. */
   eosIds?: readonly number[];
-  /** Ids of pretokenized rows must be below it. */
+  /** Rows of the model's embedding: a row with an id from there on is dropped. */
   vocabSize?: number;
   /** Called now and then with the number of rows read. */
   onProgress?: (rows: number) => void;
@@ -66,7 +66,7 @@ export async function loadDatasets(options: LoadOptions): Promise<LoadedData> {
       if (count.read === options.maxSamples) break;
       count.read++;
       census.rowsRead++;
-      const row = keep(encode, source, placeOf(entry.file, source.line), census, endIds);
+      const row = keep(encode, source, placeOf(entry.file, source.line), census, endIds, options.vocabSize);
       if (row !== null) {
         count.kept++;
         rows.push(row);
@@ -103,8 +103,9 @@ function keep(
   place: string,
   census: Census,
   endIds: readonly number[] | undefined,
+  vocabSize: number | undefined,
 ): TokenRow | null {
-  const row = encode(source);
+  const row = checkVocabulary(encode(source), vocabSize);
   const targets = typeof row === 'string' ? 0 : countTargets(row.labels);
   if (typeof row === 'string' || targets === 0) {
     const cause = typeof row === 'string' ? row : 'no token to train on';
@@ -120,6 +121,12 @@ function keep(
   census.tokens += inputIds.length;
   census.supervisedTokens += targets;
   return { inputIds, labels };
+}
+
+function checkVocabulary(row: EncodedRow | string, vocabSize: number | undefined): EncodedRow | string {
+  if (typeof row === 'string' || vocabSize === undefined) return row;
+  const inside = row.inputIds.every((id) => id < vocabSize) && row.labels.every((label) => label < vocabSize);
+  return inside ? row : `a token id is outside the model's vocabulary of ${vocabSize}`;
 }
 
 function addToDigest(digest: ReturnType<typeof createHash>, row: TokenRow): void {

@@ -17,8 +17,19 @@ export interface PreTokenizer {
   prepend_scheme?: string;
 }
 
+export interface BpeModel {
+  vocab: string[];
+  tokens_to_ids: Map<string, number>;
+  /** Undefined in models that are no BPE. */
+  merges: [string, string][];
+  bpe: (word: string) => string[];
+  end_of_word_suffix?: string | null;
+  continuing_subword_suffix?: string | null;
+  config: { continuing_subword_prefix?: string | null };
+}
+
 export interface LibraryTokenizer {
-  model: { vocab: (string | undefined)[] };
+  model: BpeModel;
   decoder: Decoder | null;
   pre_tokenizer: PreTokenizer | null;
   encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[] };

@@ -10,6 +10,7 @@ import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { isJsonObject, readJsonObject } from '../formats/jsonText.js';
 import type { JsonObject } from '../formats/jsonText.js';
+import { speedUpBpe } from './fastBpe.js';
 import { LibraryTokenizerClass } from './library.js';
 import type { LibraryTokenizer } from './library.js';
 import { byteOfToken, repairDecoder, repairPreTokenizer } from './repairs.js';
@@ -47,7 +48,7 @@ export class Tokenizer implements SpecialTokens {
     const vocabulary = library.model.vocab;
     this.vocabSize = vocabulary.length;
     const fallback = isJsonObject(definition.model) && definition.model.byte_fallback === true;
-    const bytes = fallback ? vocabulary.flatMap((token, id) => (byteOfToken(token ?? '') === undefined ? [] : [id])) : [];
+    const bytes = fallback ? vocabulary.flatMap((token, id) => (byteOfToken(token) === undefined ? [] : [id])) : [];
     this.byteIds = new Set(bytes);
     const identity = JSON.stringify([definition, specials.bosId, specials.eosId]);
     this.hash = createHash('sha256').update(identity).digest('hex');
@@ -121,6 +122,7 @@ function build(definition: JsonObject, config: JsonObject, file: string): Librar
     const complete: JsonObject = { added_tokens: [], ...definition };
     for (const part of OPTIONAL_PARTS) complete[part] ??= null;
     const library = new LibraryTokenizerClass(complete, { ...config, clean_up_tokenization_spaces: false });
+    speedUpBpe(library.model);
     repairDecoder(library.decoder);
     repairPreTokenizer(library.pre_tokenizer, complete.pre_tokenizer);
     return library;

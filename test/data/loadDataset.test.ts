@@ -101,9 +101,9 @@ describe('pretokenized rows', () => {
       'labels is no list': 'd.jsonl:4',
       'input_ids is empty': 'd.jsonl:5',
       'input_ids and labels differ in length': 'd.jsonl:6',
-      'input_ids holds something that is no token id': 'd.jsonl:7,d.jsonl:8,d.jsonl:9',
+      'input_ids holds something that is no token id': 'd.jsonl:7,d.jsonl:8,d.jsonl:9,d.jsonl:14',
       'labels holds something that is no token id': 'd.jsonl:10,d.jsonl:11',
-      'a token id is outside the vocabulary of 9': 'd.jsonl:12,d.jsonl:13,d.jsonl:14',
+      "a token id is outside the model's vocabulary of 9": 'd.jsonl:12,d.jsonl:13',
       'no token to train on': 'd.jsonl:15,d.jsonl:16',
     });
   });
@@ -351,6 +351,12 @@ describe.skipIf(!hasShared)('alpaca rows', () => {
     expect(cut.rows[0]!.inputIds.length).toBe(4);
     expect(cut.census.truncated.first).toEqual(['d.jsonl:1']);
     expect(cut.census.withoutEos!.first).toEqual(['d.jsonl:1']);
+  });
+
+  it('are dropped when the tokenizer knows more tokens than the model', async () => {
+    info({ d: { file_name: 'd.jsonl' } });
+    write('d.jsonl', jsonl({ instruction: 'a', output: 'b' }));
+    expect((await failure(() => load({ ...text, vocabSize: 5 }))).message).toContain("outside the model's vocabulary of 5");
   });
 
   it("load from LLaMA-Factory's demo files", async () => {
