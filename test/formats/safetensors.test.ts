@@ -357,7 +357,7 @@ describe.skipIf(!hasShared)('the reference models', () => {
   const models = hasShared ? readdirSync(shared('models')) : [];
 
   it.each(models)('%s parses as in the npm package, on both paths', async (model) => {
-    const { SafeTensor } = (await import('safetensors' as string)) as { SafeTensor: new (bytes: Uint8Array) => PeerFile };
+    const { SafeTensor } = (await import('safetensors')) as { SafeTensor: new (bytes: Uint8Array) => PeerFile };
     const names = readdirSync(shared('models', model)).filter((name) => name.endsWith('.safetensors'));
     for (const name of names) {
       const file = withoutMetadata(shared('models', model, name));
