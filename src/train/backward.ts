@@ -95,7 +95,7 @@ function leadingTo(tape: readonly TapeNode[], loss: Tensor, fromVariables: Reado
 /** Adds dL/d(input) of every input that depends on a variable. */
 function backpropagate(node: TapeNode, gradients: Map<number, Tensor>, fromVariables: ReadonlySet<number>): void {
   const { gradient } = node;
-  if (gradient == null) throw new NiftError('NIFT_INTERNAL', `op ${node.kernelName} has no gradient`);
+  if (gradient === undefined || gradient === null) throw new NiftError('NIFT_INTERNAL', `op ${node.kernelName} has no gradient`);
   const dys = node.outputs.map((output) => gradients.get(output.id) ?? null);
   const names = Object.keys(node.inputs).filter((name) => fromVariables.has(node.inputs[name]?.id ?? -1));
   // One scope for the node: gradient functions may share temporaries between their inputs.

@@ -126,11 +126,3 @@ export function hashModelFolder(folder: string): string {
   }
   return hash.digest('hex');
 }
-
-/** Hash of the rows a run trains on. */
-export function hashRows(rows: readonly { inputIds: Int32Array; labels: Int32Array }[]): string {
-  const hash = createHash('sha256');
-  const bytes = (ids: Int32Array): Uint8Array => new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength);
-  for (const { inputIds, labels } of rows) hash.update(`${inputIds.length}:`).update(bytes(inputIds)).update(bytes(labels));
-  return hash.digest('hex');
-}

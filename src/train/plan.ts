@@ -13,7 +13,7 @@ import { loadModelConfig, type ModelConfig } from '../model/config.js';
 import { loraTargets } from '../model/lora.js';
 import { parameterCount, parameterShapes } from '../model/parameters.js';
 import { resolveDtype } from '../model/weights.js';
-import { loadTrainingData, type TrainingData } from './data.js';
+import { censusWarnings, loadTrainingData, type TrainingData } from './data.js';
 import { loraConfig, startingAdapter } from './method.js';
 import { planMemory, type MemoryPlan } from './memoryPlan.js';
 import { warmupSteps } from './schedule.js';
@@ -53,7 +53,7 @@ export interface TrainingPlan {
  */
 export async function planTraining(recipe: Recipe): Promise<TrainingPlan> {
   const config = await loadModelConfig(recipe.values.model_name_or_path);
-  return buildPlan(recipe.values, config, await loadTrainingData(recipe));
+  return buildPlan(recipe.values, config, await loadTrainingData(recipe, config));
 }
 
 /** The plan for data that has been read already. */
@@ -117,7 +117,7 @@ export function buildPlan(values: RecipeValues, config: ModelConfig, data: Train
     outputDir: values.output_dir,
     warnings: [],
   };
-  plan.warnings = planWarnings(plan);
+  plan.warnings = [...censusWarnings(data.census), ...planWarnings(plan)];
   return plan;
 }
 

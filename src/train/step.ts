@@ -79,7 +79,7 @@ export function accumulate(model: TrainableModel, micro: MicroBatch, weight: num
   const { loss, grads } = lossAndGradients(() => {
     const nll = model.nll(micro.batch, micro.dropoutSeed === undefined ? {} : { dropoutSeed: micro.dropoutSeed });
     for (const value of nll.dataSync()) total += value;
-    return tf.mul(tf.sum(nll), weight) as tf.Scalar;
+    return tf.mul<tf.Scalar>(tf.sum(nll), weight);
   }, variables);
   loss.dispose();
   sum.add(grads);

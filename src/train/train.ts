@@ -18,7 +18,7 @@ import { finiteOrNull, TrainerLog, trainerState, type RunFacts } from './logs.js
 import { DEFAULT_LOSS_SCALE, LossScaler } from './lossScale.js';
 import { loadModel, saveModel } from './method.js';
 import { openOutput } from './output.js';
-import { hashModelFolder, hashRows, type RunIdentity } from './outputFolder.js';
+import { hashModelFolder, type RunIdentity } from './outputFolder.js';
 import { buildPlan, freeBytes, windowOptions, type TrainingPlan } from './plan.js';
 import { LeakWatch, measureMemory, Speedometer } from './progress.js';
 import { writeResult } from './result.js';
@@ -41,7 +41,7 @@ export async function train(recipe: Recipe, options: TrainOptions = {}): Promise
   const emit = options.onEvent ?? (() => undefined);
   await useBackend(values.backend, { threads: values.threads ?? undefined });
   const config = await loadModelConfig(values.model_name_or_path);
-  const data = await loadTrainingData(recipe);
+  const data = await loadTrainingData(recipe, config, options.signal);
   const plan = buildPlan(values, config, data);
   emit({ type: 'plan', plan });
   for (const message of plan.warnings) emit({ type: 'warning', message });
@@ -64,7 +64,7 @@ function runIdentity(values: RecipeValues, data: TrainingData): RunIdentity {
   const adapter = values.adapter_name_or_path;
   return {
     recipe: values,
-    data: hashRows(data.rows),
+    data: data.hash,
     base: hashModelFolder(values.model_name_or_path),
     adapter: adapter === null ? null : hashModelFolder(adapter),
   };
@@ -395,8 +395,8 @@ class Run {
     };
   }
 
-  private finish(): TrainResult {
-    const { values, plan, identity, model, emit } = this.parts;
+  private async finish(): Promise<TrainResult> {
+    const { values, plan, data, identity, model, emit } = this.parts;
     const { step, totals } = this.state;
     const facts = this.facts();
     const trainLoss = totals.steps > 0 ? totals.lossSum / totals.steps : null;
@@ -411,7 +411,7 @@ class Run {
     };
     const history = [...this.state.logHistory, summary];
     this.log?.end(step, facts.epoch, totals.seconds);
-    const files = writeResult({ values, plan, identity, model, facts, summary, history });
+    const files = await writeResult({ values, plan, template: data.template, identity, model, facts, summary, history });
     emit({ type: 'finished', outputDir: values.output_dir, files: files.map((name) => path.join(values.output_dir, name)) });
     return this.result('finished', history);
   }
