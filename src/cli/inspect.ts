@@ -13,7 +13,7 @@ function renderEntry(key: string, item: unknown, indent: string): string[] {
   if (item === null || item === undefined) return [];
   if (typeof item === 'number' && /bytes$/i.test(key)) return [`${label}: ${formatBytes(item)}`];
   if (typeof item === 'number') return [`${label}: ${item.toLocaleString('en-US')}`];
-  if (typeof item !== 'object') return [`${label}: ${String(item)}`];
+  if (typeof item !== 'object') return [`${label}: ${typeof item === 'string' ? item : JSON.stringify(item)}`];
   if (Array.isArray(item)) {
     if (item.every((element) => typeof element !== 'object')) return [`${label}: ${shorten(item.map(String), 12).join(', ')}`];
     const rows = item.map(
