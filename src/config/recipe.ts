@@ -79,12 +79,18 @@ export function parseRecipe(input: RecipeInput): Recipe {
 }
 
 function readText(file: string): string {
+  let bytes: Uint8Array;
   try {
-    return readFileSync(file, 'utf8');
+    bytes = readFileSync(file);
   } catch (cause) {
     const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
     const message = missing ? `${file}: no such recipe` : `${file}: cannot be read: ${(cause as Error).message}`;
     throw new NiftError(missing ? 'NIFT_FILE_NOT_FOUND' : 'NIFT_FILE_IO', message, { cause });
+  }
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch {
+    throw recipeError([{ where: file, message: 'not valid UTF-8' }]);
   }
 }
 

@@ -31,7 +31,7 @@ export interface EncodedTurn {
 }
 
 export interface EncodeOptions {
-  /** Begin with the tokenizer's begin token (recipe key add_bos). */
+  /** Begin with the tokenizer's begin token (recipe key add_bos); text that brings its own gets no second one. */
   addBos?: boolean;
 }
 
@@ -63,13 +63,14 @@ export class Template {
   encodeTurns(tokenizer: Tokenizer, conversation: Conversation, options: EncodeOptions = {}): EncodedTurn[] {
     const { system, turns } = conversation;
     const opening = this.opening(tokenizer, system, options);
-    return turns.map((turn, i) => ({
-      promptIds: [
-        ...(i === 0 ? opening : this.apply(tokenizer, this.definition.separator, '')),
-        ...this.apply(tokenizer, this.definition.user, turn.prompt),
-      ],
-      responseIds: this.apply(tokenizer, this.definition.assistant, turn.response),
-    }));
+    return turns.map((turn, i) => {
+      const before = i === 0 ? opening : this.apply(tokenizer, this.definition.separator, '');
+      const promptIds = [...before, ...this.apply(tokenizer, this.definition.user, turn.prompt)];
+      return {
+        promptIds: i === 0 ? singleBos(promptIds, tokenizer, options) : promptIds,
+        responseIds: this.apply(tokenizer, this.definition.assistant, turn.response),
+      };
+    });
   }
 
   /**
@@ -90,7 +91,7 @@ export class Template {
       ids.push(...this.apply(tokenizer, this.definition[expected], message.content));
     });
     if (rest.length % 2 === 0) throw new NiftError('NIFT_USAGE', 'a conversation to answer ends with a user message');
-    return ids;
+    return singleBos(ids, tokenizer, options);
   }
 
   /** Ids that end an answer. */
@@ -111,6 +112,11 @@ export class Template {
       return text === '' ? [] : tokenizer.encode(text);
     });
   }
+}
+
+/** A begin token twice, ours and one that the text spells out, is a form no model was trained on. */
+function singleBos(ids: number[], tokenizer: Tokenizer, options: EncodeOptions): number[] {
+  return options.addBos && ids[0] === tokenizer.bosId && ids[1] === tokenizer.bosId ? ids.slice(1) : ids;
 }
 
 function tokenId(tokenizer: Tokenizer, token: 'bos' | 'eos', template: string): number {

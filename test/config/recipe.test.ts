@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseRecipe, parseRecipeArguments, recipeKeys } from '../../src/config/recipe.js';
 import type { Recipe, RecipeInput } from '../../src/config/recipe.js';
 import { NiftError } from '../../src/errors.js';
+import { Random } from '../../src/random.js';
 
 const REQUIRED = 'model_name_or_path: m\ndataset: d\noutput_dir: o\n';
 const parse = (text: string, more: RecipeInput = {}): Recipe =>
@@ -227,6 +228,57 @@ describe('problems', () => {
       }
     }
     expect(parse('seed: &s 5\ndata_seed: *s\n').values.data_seed).toBe(5);
+  });
+
+  it('survive 500 random mutations of a recipe', () => {
+    const random = new Random(5);
+    const whole = `${REQUIRED}lora_target: [q_proj, "v_proj"]\nlearning_rate: 1.0e-5\nmax_samples: ~\nfp16: true # note\n`;
+    const odd = [
+      '{',
+      '}',
+      '[',
+      ']',
+      ':',
+      '&a',
+      '*a',
+      '!!',
+      '|',
+      '>',
+      '%',
+      '"',
+      "'",
+      '\t',
+      '\n',
+      '---',
+      '? ',
+      '\u2028',
+      '<<',
+      '0x',
+      '\\',
+    ];
+    let refused = 0;
+    for (let trial = 0; trial < 500; trial++) {
+      let text = whole;
+      for (let i = 0; i <= random.integer(4); i++) {
+        const at = random.integer(text.length);
+        text = text.slice(0, at) + odd[random.integer(odd.length)]! + text.slice(at + random.integer(3));
+      }
+      try {
+        parseRecipe({ path: 'train.yaml', env: {}, text });
+      } catch (error) {
+        expect((error as NiftError).code, text).toBe('NIFT_RECIPE');
+        expect((error as NiftError).message).toContain('train.yaml');
+        refused++;
+      }
+    }
+    expect(refused).toBeGreaterThan(100);
+  });
+
+  it('of bytes that are no text say so', () => {
+    const file = path.join(mkdtempSync(path.join(tmpdir(), 'nift-recipe-')), 'x.yaml');
+    writeFileSync(file, Buffer.from([0x61, 0x3a, 0xff]));
+    expect(problems(() => parseRecipe({ path: file, env: {} }))).toEqual([`${file}: not valid UTF-8`]);
+    rmSync(path.dirname(file), { recursive: true });
   });
 
   it('of a missing file say so', () => {

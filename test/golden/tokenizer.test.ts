@@ -1,6 +1,7 @@
 /** Every string and every id list of the reference, exactly. */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { Random } from '../../src/random.js';
 import { StreamDecoder } from '../../src/tokenizer/streamDecoder.js';
 import { Tokenizer } from '../../src/tokenizer/tokenizer.js';
 import { hasShared, shared } from '../golden.js';
@@ -55,6 +56,32 @@ describe.skipIf(!hasShared)('stories260k tokenizer', () => {
         const text = ids.map((id) => stream.push(id)).join('') + stream.end();
         expect(text, JSON.stringify(ids)).toBe(tokenizer.decode(ids, { skipSpecial }));
       }
+    }
+  });
+
+  it('gives random Unicode back, whole and streamed', () => {
+    const random = new Random(3);
+    const ranges: [number, number][] = [
+      [0x20, 0x7f],
+      [0x0, 0x20],
+      [0xa0, 0x250],
+      [0x4e00, 0x4f00],
+      [0x1f600, 0x1f640],
+      [0xfff0, 0xffff],
+    ];
+    for (let trial = 0; trial < 300; trial++) {
+      const text = Array.from({ length: random.integer(40) }, () => {
+        const [low, high] = ranges[random.integer(ranges.length)]!;
+        return String.fromCodePoint(low + random.integer(high - low));
+      }).join('');
+      const ids = tokenizer.encode(text);
+      expect(tokenizer.decode(ids)).toBe(text);
+      const stream = new StreamDecoder(tokenizer);
+      expect(ids.map((id) => stream.push(id)).join('') + stream.end()).toBe(text);
+      // Any ids, text or not: what is streamed is what is decoded.
+      const odd = ids.map((id) => (random.uniform() < 0.3 ? random.integer(512) : id));
+      const other = new StreamDecoder(tokenizer);
+      expect(odd.map((id) => other.push(id)).join('') + other.end(), JSON.stringify(odd)).toBe(tokenizer.decode(odd));
     }
   });
 });

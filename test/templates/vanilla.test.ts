@@ -84,6 +84,12 @@ describe.skipIf(!hasShared)('vanilla', () => {
     }
   });
 
+  it('never begins twice', () => {
+    const turns = [{ prompt: '<s>a', response: 'b' }];
+    expect(vanilla.encodeTurns(tokenizer, { turns }, { addBos: true })[0]!.promptIds).toEqual([1, ...ids('a')]);
+    expect(vanilla.encodePrompt(tokenizer, [{ role: 'user', content: '<s>a' }], { addBos: true })).toEqual([1, ...ids('a')]);
+  });
+
   it('stops at the end token and refuses a conversation that is none', () => {
     expect(vanilla.stopIds(tokenizer)).toEqual([2]);
     expect(code(() => vanilla.encodePrompt(tokenizer, []))).toBe('NIFT_USAGE');
