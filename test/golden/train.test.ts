@@ -152,7 +152,7 @@ describe.skipIf(!hasShared)('accumulated gradients and parameters of the first t
     for (const rows of micro) {
       const batch = collate(rows);
       const weight = 1 / (countTargets(batch.labels, batch.cuSeqlens) * micro.length);
-      const { loss, grads } = lossAndGradients(() => tf.mul(tf.sum(model.nll(batch)), weight) as tf.Scalar, [...params.values()]);
+      const { loss, grads } = lossAndGradients(() => tf.mul<tf.Scalar>(tf.sum(model.nll(batch)), weight), [...params.values()]);
       grads.forEach((grad, i) => grad?.dataSync().forEach((value, j) => (sums[i]![j]! += value)));
       tf.dispose([loss, ...grads.filter((grad) => grad !== null)]);
     }

@@ -22,7 +22,7 @@ describe('lossAndGradients', () => {
       const h = tf.relu(tf.matMul(x, a));
       const g = twice(h);
       const y = tf.matMul(tf.mul(tf.add(h, g), h), b);
-      return tf.sum(tf.add(tf.mul(y, y), tf.sum(h))) as tf.Scalar;
+      return tf.sum<tf.Scalar>(tf.add(tf.mul(y, y), tf.sum(h)));
     };
     const expected = tf.variableGrads(f, [a, b]);
     const actual = lossAndGradients(f, [a, b]);
@@ -35,7 +35,7 @@ describe('lossAndGradients', () => {
     const b = w2();
     const unused = tf.variable(tf.zeros([2]), true);
     const before = tf.memory().numTensors;
-    const { loss, grads } = lossAndGradients(() => tf.sum(tf.softmax(tf.matMul(tf.tanh(a), b))) as tf.Scalar, [a, b, unused]);
+    const { loss, grads } = lossAndGradients(() => tf.sum<tf.Scalar>(tf.softmax(tf.matMul(tf.tanh(a), b))), [a, b, unused]);
     expect(grads[2]).toBeNull();
     expect(tf.memory().numTensors).toBe(before + 3);
     tf.dispose([loss, grads[0]!, grads[1]!]);
@@ -51,7 +51,7 @@ describe('lossAndGradients', () => {
     };
     expect(() => lossAndGradients(broken, [a])).toThrow('no');
     expect(tf.memory().numTensors).toBe(before);
-    const { grads } = lossAndGradients(() => tf.sum(a) as tf.Scalar, [a]);
+    const { grads } = lossAndGradients(() => tf.sum<tf.Scalar>(a), [a]);
     expect(values(grads)).toEqual([Array.from({ length: 35 }, () => 1)]);
   });
 
@@ -66,7 +66,7 @@ describe('lossAndGradients', () => {
         return [tf.clone(dy)];
       },
     }));
-    const f = (): tf.Scalar => tf.sum(weights.reduce<Tensor>((h, w) => watched(tf.tanh(tf.matMul(h, w))), x)) as tf.Scalar;
+    const f = (): tf.Scalar => tf.sum<tf.Scalar>(weights.reduce<Tensor>((h, w) => watched(tf.tanh(tf.matMul(h, w))), x));
     tf.dispose(tf.variableGrads(f, weights));
     const theirs = peak;
     peak = 0;

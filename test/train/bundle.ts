@@ -19,8 +19,8 @@ export async function bundle(entry: string): Promise<string> {
     plugins: [
       {
         name: 'own-place',
-        setup: ({ onLoad }) => {
-          onLoad({ filter: /\/(src|test|bench)\/.*\.ts$/ }, ({ path: file }) => ({
+        setup: (builder) => {
+          builder.onLoad({ filter: /\/(src|test|bench)\/.*\.ts$/ }, ({ path: file }) => ({
             contents: readFileSync(file, 'utf8').replaceAll('import.meta.url', JSON.stringify(pathToFileURL(file).href)),
             loader: 'ts',
           }));
