@@ -1,6 +1,4 @@
-// A row of logits is read twice (maximum; exponentials) and its gradient written once, without the division by the sum:
-// that is left to the row factor of the product that follows. A row of 32,000 (128 KB) stays in L2 in between.
-// Bound: the exponentials, about 1 cycle an element in AVX-512, and writing the chunk.
+// Bound: the exponentials, about 1 cycle an element in AVX-512. A tile of logits is in L2 when it is read.
 #include "linear_cross_entropy.h"
 
 #include "vec.h"
@@ -18,7 +16,7 @@ static float row_maximum(const float* z, int64_t n) {
     for (int u = 0; u < kUnroll; u++) best[u] = vec_max(vec_load(z + j + u * kLanes), best[u]);
   float highest = vec_max_lane(vec_max(vec_max(best[0], best[1]), vec_max(best[2], best[3])));
   for (; j < n; j++) highest = z[j] > highest ? z[j] : highest;
-  return highest == -__builtin_inff() ? 0.0f : highest;
+  return highest;
 }
 
 // A partial vector is filled up with -infinity, whose exponential is 0.
@@ -41,11 +39,7 @@ struct StoreFloat {
 };
 struct StoreBfloat16 {
   uint16_t* out;
-  NIFT_INLINE_MEMBER void operator()(int64_t j, Vec e) const {
-    float lane[kLanes];
-    vec_store(lane, e);
-    for (int i = 0; i < kLanes; i++) out[j + i] = float_to_bf16(lane[i]);
-  }
+  NIFT_INLINE_MEMBER void operator()(int64_t j, Vec e) const { vec_store_bf16(out + j, e); }
   NIFT_INLINE_MEMBER void part(int64_t j, Vec e, int64_t count) const {
     for (int64_t i = 0; i < count; i++) out[j + i] = float_to_bf16(e[i]);
   }
@@ -77,41 +71,46 @@ static float exponentials(const float* z, int64_t n, float maximum, const Store&
   return vec_sum((total[0] + total[1]) + (total[2] + total[3]));
 }
 
-static float log_of(float sum) {
-  return float(__builtin_log(double(sum)));
-}
-
-static float loss(const float* z, int64_t n, int64_t label) {
-  float maximum = row_maximum(z, n);
-  return log_of(exponentials(z, n, maximum, StoreNothing{})) - (z[label] - maximum);
-}
-
-static SoftmaxRow gradient(const float* z, int64_t n, int64_t label, DType dtype, void* out) {
-  float maximum = row_maximum(z, n), target = z[label] - maximum, sum;
-  float at_label = vec_exp2(vec_set(target * kLog2E))[0];
-  if (dtype == DType::F32) {
-    float* to = static_cast<float*>(out);
-    sum = exponentials(z, n, maximum, StoreFloat{to});
-    to[label] = at_label - sum;
-  } else if (dtype == DType::BF16) {
-    uint16_t* to = static_cast<uint16_t*>(out);
-    sum = exponentials(z, n, maximum, StoreBfloat16{to});
-    to[label] = float_to_bf16(at_label - sum);
-  } else {
-    // fp16 could not hold the undivided value at the label of a large vocabulary.
-    uint16_t* to = static_cast<uint16_t*>(out);
-    sum = exponentials(z, n, maximum, StoreNothing{});
-    for (int64_t j = 0; j < n; j++) to[j] = float_to_f16(vec_exp2(vec_set((z[j] - maximum) * kLog2E))[0] / sum);
-    to[label] = float_to_f16((at_label - sum) / sum);
-    return {log_of(sum) - target, 1.0f};
+static float advance(const float* z, int64_t n, SoftmaxState* state, DType dtype, void* out) {
+  float highest = row_maximum(z, n), factor = 1;
+  if (highest > state->maximum) {
+    factor = vec_exp2(vec_set((state->maximum - highest) * kLog2E))[0];
+    state->maximum = highest;
   }
-  return {log_of(sum) - target, 1.0f / sum};
+  float shift = state->maximum == -__builtin_inff() ? 0.0f : state->maximum, sum;
+  if (!out)
+    sum = exponentials(z, n, shift, StoreNothing{});
+  else if (dtype == DType::BF16)
+    sum = exponentials(z, n, shift, StoreBfloat16{static_cast<uint16_t*>(out)});
+  else
+    sum = exponentials(z, n, shift, StoreFloat{static_cast<float*>(out)});
+  state->sum = state->sum * factor + sum;
+  return factor;
 }
 
-static void scale(const float* in, float factor, float* out, int64_t n) {
-  for (int64_t i = 0; i < n; i++) out[i] = in[i] * factor;
+static void scale(float factor, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; i++) out[i] *= factor;
 }
 
-extern const LinearCrossEntropyKernels linear_cross_entropy = {loss, gradient, scale};
+static void gradient(float* z, int64_t n, int64_t label) {
+  float target = z[label];
+  SoftmaxState state = {-__builtin_inff(), 0};
+  advance(z, n, &state, DType::F32, z);
+  scale(1.0f / state.sum, z, n);
+  z[label] = (vec_exp2(vec_set((target - state.maximum) * kLog2E))[0] - state.sum) / state.sum;
+}
+
+static void add(const void* in, DType dtype, float factor, float* out, int64_t n) {
+  const float* floats = static_cast<const float*>(in);
+  const uint16_t* halves = static_cast<const uint16_t*>(in);
+  if (dtype == DType::F32)
+    for (int64_t i = 0; i < n; i++) out[i] += factor * floats[i];
+  else if (dtype == DType::BF16)
+    for (int64_t i = 0; i < n; i++) out[i] += factor * bf16_to_float(halves[i]);
+  else
+    for (int64_t i = 0; i < n; i++) out[i] += factor * f16_to_float(halves[i]);
+}
+
+extern const LinearCrossEntropyKernels linear_cross_entropy = {advance, gradient, scale, add};
 
 }  // namespace nift::NIFT_ISA

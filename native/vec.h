@@ -22,12 +22,21 @@ constexpr int kLanes = 4, kTileVectors = 2;
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef float VecUnaligned __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 typedef int32_t VecInt __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t VecWord __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t VecHalf __attribute__((vector_size(kLanes * 2)));
 
 NIFT_INLINE Vec vec_load(const float* p) {
   return *reinterpret_cast<const VecUnaligned*>(p);
 }
 NIFT_INLINE void vec_store(float* p, Vec v) {
   *reinterpret_cast<VecUnaligned*>(p) = v;
+}
+// Rounded to nearest even; NaN stays NaN as long as it is the one that arithmetic makes.
+NIFT_INLINE void vec_store_bf16(uint16_t* p, Vec v) {
+  VecWord bits = (VecWord)v;
+  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  VecHalf half = __builtin_convertvector(bits, VecHalf);
+  std::memcpy(p, &half, sizeof half);
 }
 NIFT_INLINE Vec vec_set(float x) {
   return Vec{} + x;

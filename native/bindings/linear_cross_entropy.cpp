@@ -1,8 +1,13 @@
 #include "../linear_cross_entropy.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
+#include "../block_gemm.h"
+#include "../convert.h"
 #include "../gemm.h"
 #include "../scratch.h"
 #include "../thread_pool.h"
@@ -12,6 +17,7 @@ namespace nift {
 namespace {
 
 constexpr int64_t kRowGrain = 4;
+constexpr int64_t kLogitBytes = int64_t(32) << 20;  // logits held at a time for the gradient of W
 
 struct Problem {
   View<float> x;
@@ -62,51 +68,142 @@ float* chunk_logits(const Problem& p, int64_t begin, int64_t count, float* x_row
   return logits;
 }
 
-// Turns logits into row gradients (in place, or into 16-bit scratch when products are rounded anyway).
-Matrix chunk_gradients(const Problem& p, int64_t begin, int64_t count, float* logits, float* nll, float* factors) {
-  int64_t V = p.vocabulary;
-  uint16_t* half = nullptr;
-  if (p.compute != DType::F32) half = static_cast<uint16_t*>(scratch_bytes(ScratchSlot::Gradients, p.chunk * V * 2));
-  parallel_for(count, kRowGrain, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) {
-      void* out = half ? static_cast<void*>(half + i * V) : static_cast<void*>(logits + i * V);
-      int64_t row = p.rows[begin + i];
-      SoftmaxRow result = kernels_linear_cross_entropy().gradient(logits + i * V, V, p.labels.data[row], p.compute, out);
-      if (nll) nll[row] = result.nll;
-      factors[i] = result.factor;
+// Rows [begin, begin + count) of those with a target against the whole vocabulary, tile by tile:
+//   logits of a tile of words, exponentials with the running maximum, and their product with the same words of W
+// as in flash attention with W as keys and values. The word of the label is left out of the product and added at the end
+// in fp32, so that little of 1 - p is lost when p is near 1. A tile is packed once and read by all blocks of rows.
+class FusedRows {
+ public:
+  FusedRows(const Problem& p, int64_t begin, int64_t count, float* dx)
+      : p_(p), begin_(begin), count_(count), dx_(dx), gemm_(p.compute), tile_(tile_size()), block_(gemm_.rows(kRowBlock)) {}
+
+  void run(float* nll) {
+    int64_t C = p_.channels, V = p_.vocabulary, blocks = (count_ + block_ - 1) / block_;
+    int64_t x_bytes = gemm_.a_bytes(block_, C), b_bytes = gemm_.b_bytes(C, tile_);
+    x_ = static_cast<char*>(scratch_bytes(ScratchSlot::Rows, blocks * x_bytes + count_ * (C + 3) * int64_t(sizeof(float))));
+    gradients_ = reinterpret_cast<float*>(x_ + blocks * x_bytes);
+    states_ = reinterpret_cast<SoftmaxState*>(gradients_ + count_ * C);
+    targets_ = reinterpret_cast<float*>(states_ + count_);
+    head_t_ = static_cast<char*>(scratch_bytes(ScratchSlot::Packed, b_bytes + gemm_.b_bytes(tile_, C)));
+    head_ = head_t_ + b_bytes;
+    parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t b = first; b < last; b++) pack_rows(b, x_ + b * x_bytes);
+    });
+    for (int64_t word = 0; word < V; word += tile_) {
+      int64_t words = std::min(tile_, V - word);
+      pack_tile(word, words);
+      parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
+        gemm_.kernels.enter();
+        for (int64_t b = first; b < last; b++) run_block(b, x_ + b * x_bytes, word, words);
+        gemm_.kernels.leave();
+      });
     }
-  });
-  return {half ? static_cast<const void*>(half) : static_cast<const void*>(logits), p.compute, V, false};
-}
+    parallel_for(count_, kRowGrain, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; i++) finish_row(i, nll);
+    });
+  }
+
+ private:
+  static constexpr int64_t kRowBlock = 96, kTileBytes = 512 << 10;
+
+  // Words whose packed rows of W take about kTileBytes, so that a tile and its logits stay in L2.
+  int64_t tile_size() const {
+    int64_t words = kTileBytes / gemm_.bytes(gemm_.depth(p_.channels));
+    return std::min(gemm_.columns(p_.vocabulary), BlockGemm::multiple(std::min<int64_t>(1024, std::max<int64_t>(128, words)), 64));
+  }
+
+  void pack_rows(int64_t block, char* out) {
+    int64_t row0 = block * block_, rows = std::min(block_, count_ - row0), C = p_.channels;
+    float* gathered = scratch_floats(ScratchSlot::Task, rows * C);
+    for (int64_t i = 0; i < rows; i++) {
+      std::memcpy(gathered + i * C, p_.x.data + p_.rows[begin_ + row0 + i] * C, sizeof(float) * C);
+      states_[row0 + i] = {-std::numeric_limits<float>::infinity(), 0};
+    }
+    gemm_.pack_a({gathered, DType::F32, C, false}, 0, rows, C, out);
+  }
+
+  void pack_tile(int64_t word, int64_t words) {
+    int64_t C = p_.channels, size = p_.weight.dtype == DType::F32 ? 4 : 2, nr = gemm_.kernels.nr;
+    const void* rows = static_cast<const char*>(p_.weight.data) + word * C * size;
+    Matrix head = {rows, p_.weight.dtype, C, false}, transposed = {rows, p_.weight.dtype, C, true};
+    int64_t down = (words + nr - 1) / nr, across = dx_ ? (C + nr - 1) / nr : 0;
+    parallel_for(down + across, 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; i++) {
+        if (i < down)
+          gemm_.pack_panel(transposed, i, words, C, head_t_);
+        else
+          gemm_.pack_panel(head, i - down, C, words, head_);
+      }
+    });
+  }
+
+  void run_block(int64_t block, const char* x, int64_t word, int64_t words) {
+    const LinearCrossEntropyKernels& kernels = kernels_linear_cross_entropy();
+    int64_t row0 = block * block_, rows = std::min(block_, count_ - row0), C = p_.channels, depth = gemm_.depth(words);
+    // Exponentials are written as the packed rows of the second product.
+    int64_t ldz = tile_ + 16, lde = gemm_.stride(words);
+    float* z = scratch_floats(ScratchSlot::Task, block_ * ldz);
+    char* e = dx_ ? static_cast<char*>(scratch_bytes(ScratchSlot::Gradients, gemm_.a_bytes(block_, tile_))) : nullptr;
+    gemm_.multiply(rows, words, C, x, head_t_, 0.0f, z, ldz);
+    for (int64_t i = 0; i < rows; i++) {
+      float* logits = z + i * ldz;
+      int64_t row = row0 + i, label = p_.labels.data[p_.rows[begin_ + row]] - word;
+      bool here = label >= 0 && label < words;
+      if (here) targets_[row] = logits[label];
+      char* out = e ? e + gemm_.bytes(i * lde) : nullptr;
+      float factor = kernels.advance(logits, words, &states_[row], gemm_.half() ? DType::BF16 : DType::F32, out);
+      if (!e) continue;
+      std::memset(out + gemm_.bytes(words), 0, size_t(gemm_.bytes(depth - words)));
+      if (here) std::memset(out + gemm_.bytes(label), 0, size_t(gemm_.kernels.element_size));
+      if (factor != 1.0f && word > 0) kernels.scale(factor, gradients_ + row * C, C);
+    }
+    if (!e) return;
+    if (rows < gemm_.rows(rows)) std::memset(e + gemm_.bytes(rows * lde), 0, size_t(gemm_.bytes((gemm_.rows(rows) - rows) * lde)));
+    if (!gemm_.half() && p_.compute != DType::F32) round_rows(reinterpret_cast<float*>(e), rows * lde);
+    gemm_.multiply(rows, C, words, e, head_, word == 0 ? 0.0f : 1.0f, gradients_ + row0 * C, C);
+  }
+
+  // Kernels without 16-bit arithmetic multiply floats that hold rounded values.
+  void round_rows(float* values, int64_t n) const {
+    uint16_t* half = static_cast<uint16_t*>(scratch_bytes(ScratchSlot::Logits, n * 2));
+    kernels_convert().from_float(values, half, p_.compute, n);
+    kernels_convert().to_float(half, p_.compute, values, n);
+  }
+
+  void finish_row(int64_t i, float* nll) {
+    const LinearCrossEntropyKernels& kernels = kernels_linear_cross_entropy();
+    SoftmaxState state = states_[i];
+    int64_t row = p_.rows[begin_ + i], C = p_.channels, size = p_.weight.dtype == DType::F32 ? 4 : 2;
+    double target = double(targets_[i]) - double(state.maximum);
+    nll[row] = float(std::log(double(state.sum)) - target);
+    if (!dx_) return;
+    float* out = dx_ + row * C;
+    std::memcpy(out, gradients_ + i * C, sizeof(float) * C);
+    kernels.scale(1.0f / state.sum, out, C);
+    const char* word = static_cast<const char*>(p_.weight.data) + p_.labels.data[row] * C * size;
+    kernels.add(word, p_.weight.dtype, float(std::exp(target) / double(state.sum) - 1.0), out, C);
+  }
+
+  const Problem& p_;
+  int64_t begin_, count_;
+  float* dx_;
+  BlockGemm gemm_;
+  int64_t tile_, block_;
+  char *x_ = nullptr, *head_t_ = nullptr, *head_ = nullptr;
+  float *gradients_ = nullptr, *targets_ = nullptr;
+  SoftmaxState* states_ = nullptr;
+};
 
 // x ..., nll, dx or null: the loss of each row and, when dx is given, its gradient with respect to the row of x.
 Napi::Value linear_cross_entropy(const Napi::CallbackInfo& info) {
   return guarded(info, "linearCrossEntropy", [](Args& args) -> Napi::Value {
     Problem p = read_problem(args);
-    int64_t C = p.channels, V = p.vocabulary, total = int64_t(p.rows.size());
-    View<float> nll = args.f32("nll", p.labels.length), dx = args.optional_f32("dx", p.labels.length * C);
+    View<float> nll = args.f32("nll", p.labels.length), dx = args.optional_f32("dx", p.labels.length * p.channels);
     std::memset(nll.data, 0, sizeof(float) * p.labels.length);
-    if (dx.data) std::memset(dx.data, 0, sizeof(float) * p.labels.length * C);
-    p.chunk = std::max<int64_t>(1, std::min(p.chunk, total));
-    float* x_rows = scratch_floats(ScratchSlot::Rows, p.chunk * (C + 1));
-    float* factors = x_rows + p.chunk * C;
-    for (int64_t begin = 0; begin < total; begin += p.chunk) {
-      int64_t count = std::min(p.chunk, total - begin);
-      float* logits = chunk_logits(p, begin, count, x_rows);
-      if (!dx.data) {
-        parallel_for(count, kRowGrain, [&](int64_t first, int64_t last) {
-          for (int64_t i = first; i < last; i++) {
-            int64_t row = p.rows[begin + i];
-            nll.data[row] = kernels_linear_cross_entropy().loss(logits + i * V, V, p.labels.data[row]);
-          }
-        });
-        continue;
-      }
-      Matrix gradients = chunk_gradients(p, begin, count, logits, nll.data, factors);
-      gemm(count, C, V, 1.0f, gradients, p.head(), 0.0f, x_rows, C, p.compute);
-      for (int64_t i = 0; i < count; i++)
-        kernels_linear_cross_entropy().scale(x_rows + i * C, factors[i], dx.data + p.rows[begin + i] * C, C);
-    }
+    if (dx.data) std::memset(dx.data, 0, sizeof(float) * p.labels.length * p.channels);
+    int64_t total = int64_t(p.rows.size());
+    for (int64_t begin = 0; begin < total; begin += p.chunk)
+      FusedRows(p, begin, std::min(p.chunk, total - begin), dx.data).run(nll.data);
     return args.env().Undefined();
   });
 }
@@ -118,18 +215,19 @@ Napi::Value linear_cross_entropy_weight_grad(const Napi::CallbackInfo& info) {
     int64_t C = p.channels, V = p.vocabulary, total = int64_t(p.rows.size());
     View<float> d_nll = args.f32("dNll", p.labels.length), d_weight = args.f32("dWeight", V * C);
     if (total == 0) std::memset(d_weight.data, 0, sizeof(float) * V * C);
-    p.chunk = std::max<int64_t>(1, std::min(p.chunk, total));
-    float* x_rows = scratch_floats(ScratchSlot::Rows, p.chunk * (C + 1));
-    float* factors = x_rows + p.chunk * C;
+    p.chunk = std::max<int64_t>(1, std::min({p.chunk, total, kLogitBytes / 4 / V}));
+    float* x_rows = scratch_floats(ScratchSlot::Rows, p.chunk * C);
     for (int64_t begin = 0; begin < total; begin += p.chunk) {
       int64_t count = std::min(p.chunk, total - begin);
       float* logits = chunk_logits(p, begin, count, x_rows);
-      Matrix gradients = chunk_gradients(p, begin, count, logits, nullptr, factors);
-      gradients.transposed = true;
-      for (int64_t i = 0; i < count; i++) {
-        float factor = factors[i] * d_nll.data[p.rows[begin + i]];
-        kernels_linear_cross_entropy().scale(x_rows + i * C, factor, x_rows + i * C, C);
-      }
+      parallel_for(count, kRowGrain, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++) {
+          int64_t row = p.rows[begin + i];
+          kernels_linear_cross_entropy().gradient(logits + i * V, V, p.labels.data[row]);
+          kernels_linear_cross_entropy().scale(d_nll.data[row], x_rows + i * C, C);
+        }
+      });
+      Matrix gradients = {logits, DType::F32, V, true};
       gemm(V, C, count, 1.0f, gradients, {x_rows, DType::F32, C, false}, begin == 0 ? 0.0f : 1.0f, d_weight.data, C, p.compute);
     }
     return args.env().Undefined();

@@ -1,13 +1,16 @@
 /**
- * Language-model head and cross entropy in one, in chunks of rows, so that the logits never exist whole.
+ * Language-model head and cross entropy in one, so that the logits never exist whole.
  *
  *   z = x W^T,   nll[n] = logsumexp(z[n]) - z[n, label[n]],   0 where the row has no target (-100)
  *
  * Shapes: x [N, C], W [V, C], labels [N] (already shifted), nll [N].
  * Saved for backward: the gradient of each row's nll with respect to its x, (softmax(z) - onehot) W, computed together
- * with the loss while the chunk's logits are at hand; backward scales its rows. A trainable W recomputes the chunks.
- * Numerics: products of inputs rounded to `compute`, fp32 sums; softmax and log-sum-exp in fp32.
- * Source: Liger Kernel, fused linear cross entropy (arXiv 2410.10989), section 3.2.
+ * with the loss while a tile of logits is at hand; backward scales its rows. A trainable W computes the logits again.
+ * On `native` tiles of words pass over all rows with a running maximum, as keys and values do in flash attention.
+ * Numerics: products of inputs rounded to `compute`, fp32 sums; softmax in fp32; the label's own term of the gradient
+ * is not rounded to `compute`.
+ * Source: Liger Kernel, fused linear cross entropy (arXiv 2410.10989), section 3.2; running maximum: Milakov and
+ * Gimelshein, Online normalizer calculation for softmax (arXiv 1805.02867), algorithm 3.
  */
 import { NiftError } from '../errors.js';
 import { tf, type Tensor, type Tensor1D, type Tensor2D } from '../backend/tf.js';
@@ -20,7 +23,7 @@ import { roundedMatMul } from './rounding.js';
 const KERNEL = 'LinearCrossEntropy';
 const WEIGHT_GRADIENT_KERNEL = 'LinearCrossEntropyWeightGrad';
 
-/** Logits of a chunk, in fp32. */
+/** fp32 hidden states of the rows that are worked on together. */
 const CHUNK_BYTES = 32 * 2 ** 20;
 
 /** A row without a target. */
@@ -29,7 +32,7 @@ export const IGNORE_INDEX = -100;
 export interface LinearCrossEntropyOptions {
   /** Precision that the inputs of the products are rounded to. */
   compute: ComputeDtype;
-  /** Rows whose logits are held at a time; by default as many as fit 32 MB. */
+  /** Rows worked on together; by default as many as have 32 MB of hidden states. Changes rounding only. */
   chunkSize?: number;
 }
 
@@ -47,7 +50,7 @@ export function linearCrossEntropy(
 ): Tensor1D {
   checkArguments(x, weight, labels);
   if (!usesKernel(KERNEL)) return linearCrossEntropyReference(x, weight, labels, options);
-  const chunkSize = options.chunkSize ?? Math.max(1, Math.floor(CHUNK_BYTES / 4 / weight.shape[0]));
+  const chunkSize = options.chunkSize ?? Math.max(512, Math.floor(CHUNK_BYTES / 4 / weight.shape[1]));
   const withGradient = tf.engine().state.gradientDepth > 0;
   const attrs: KernelAttrs = { labels, compute: options.compute, chunkSize, withGradient };
   const outputs = tf.engine().runKernel(KERNEL, { x, weight }, attrs as unknown as tf.NamedAttrMap) as unknown as Tensor[];
