@@ -23,6 +23,8 @@ export function ioError(error: unknown, file: string, action: string): NiftError
       hint: 'Nothing partial was left behind. Free some space, or write to another disk.',
     });
   const reason = error instanceof Error ? error.message : String(error);
+  if (error instanceof RangeError && /allocation failed|Invalid typed array length/.test(reason))
+    return new NiftError('NIFT_OUT_OF_MEMORY', `${file}: no memory to ${action}`, { cause: error, exitCode: 1 });
   return new NiftError('NIFT_FILE_IO', `${file}: cannot ${action}: ${reason}`, { cause: error, exitCode: 1 });
 }
 

@@ -340,6 +340,7 @@ describe('shards', () => {
  * The npm package's parser, which knows only whole buffers. It throws on files with `__metadata__` (every checkpoint of the hub), so both
  * sides read a copy without it.
  */
+const PEER: string = 'safetensors';
 interface PeerFile {
   metadata: Map<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
   getTensor(name: string): Uint8Array;
@@ -357,7 +358,7 @@ describe.skipIf(!hasShared)('the reference models', () => {
   const models = hasShared ? readdirSync(shared('models')) : [];
 
   it.each(models)('%s parses as in the npm package, on both paths', async (model) => {
-    const { SafeTensor } = (await import('safetensors')) as { SafeTensor: new (bytes: Uint8Array) => PeerFile };
+    const { SafeTensor } = (await import(PEER)) as { SafeTensor: new (bytes: Uint8Array) => PeerFile };
     const names = readdirSync(shared('models', model)).filter((name) => name.endsWith('.safetensors'));
     for (const name of names) {
       const file = withoutMetadata(shared('models', model, name));
