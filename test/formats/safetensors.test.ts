@@ -336,11 +336,13 @@ describe('shards', () => {
   });
 });
 
+/** Typed as text because the package has no types. */
+const PEER: string = 'safetensors';
+
 /**
  * The npm package's parser, which knows only whole buffers. It throws on files with `__metadata__` (every checkpoint of the hub), so both
  * sides read a copy without it.
  */
-const PEER: string = 'safetensors';
 interface PeerFile {
   metadata: Map<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
   getTensor(name: string): Uint8Array;
