@@ -45,7 +45,8 @@
       "native/bindings/embedding.cpp",
       "native/bindings/dropout.cpp",
       "native/bindings/adamw.cpp",
-      "native/bindings/gemm.cpp"
+      "native/bindings/gemm.cpp",
+      "native/bindings/linear.cpp"
     ]
   },
   "target_defaults": {

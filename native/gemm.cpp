@@ -20,8 +20,12 @@ namespace {
 
 constexpr int64_t kMaxPackedBytes = int64_t(32) << 20;  // B is packed in pieces of at most this size
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t multiple(int64_t n, int64_t of) { return ceil_div(n, of) * of; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+int64_t multiple(int64_t n, int64_t of) {
+  return ceil_div(n, of) * of;
+}
 
 thread_local Scratch packed_a, packed_b, packed_down, packed_panel, hidden_rows, dot_rows;
 thread_local uint64_t packed_a_owner = 0;  // which block of which call packed_a holds
@@ -197,7 +201,8 @@ class Driver {
           int64_t block = job / chunks, j0 = job % chunks * chunk;
           int64_t row0 = block * rows, n = std::min(rows, p_.M - row0);
           const void* a = block_of_a(serial + uint64_t(block), rows, row0, n, down, j0 == 0 && first == 0);
-          for (int64_t j = j0; j < std::min(count, j0 + chunk); j++) multiply_panel(a, row0, n, first + j, at(b, j * panel_size()));
+          for (int64_t j = j0; j < std::min(count, j0 + chunk); j++)
+            multiply_panel(a, row0, n, first + j, at(b, j * panel_size()));
         }
         kernels_.leave();
       });
@@ -257,8 +262,8 @@ void dot_product(const Problem& p) {
   int64_t row_bytes = std::max<int64_t>(1, p.K * (p.B.dtype == DType::F32 ? 4 : 2));
   int64_t grain = multiple(std::max<int64_t>(1, std::min<int64_t>((64 << 10) / row_bytes, ceil_div(p.N, num_threads()))), 8);
   parallel_for(p.N, grain, [&](int64_t begin, int64_t end) {
-    kernels_gemm_dot().dot(x, ldx, int(p.M), p.K, p.B.data, p.B.dtype, p.B.ld, p.compute, begin, end, p.alpha, p.beta, p.bias, p.C,
-                           p.ldc);
+    kernels_gemm_dot().dot(x, ldx, int(p.M), p.K, p.B.data, p.B.dtype, p.B.ld, p.compute, begin, end, p.alpha, p.beta, p.bias,
+                           p.C, p.ldc);
   });
 }
 

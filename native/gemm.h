@@ -27,8 +27,8 @@ struct LowRank {
 };
 
 struct GemmExtras {
-  const float* bias = nullptr;         // [N], added to every row
-  const LowRank* low_rank = nullptr;   // needs alpha = 1
+  const float* bias = nullptr;        // [N], added to every row
+  const LowRank* low_rank = nullptr;  // needs alpha = 1
 };
 
 void gemm_with(int64_t M, int64_t N, int64_t K, float alpha, Matrix A, Matrix B, float beta, float* C, int64_t ldc, DType compute,

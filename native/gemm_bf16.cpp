@@ -123,7 +123,9 @@ struct alignas(64) TileConfig {
 
 static const TileConfig config = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
-static void enter() { _tile_loadconfig(&config); }
+static void enter() {
+  _tile_loadconfig(&config);
+}
 static void leave() {
   _tile_release();
 }
@@ -228,7 +230,9 @@ static void tile(int64_t depth, const void* a, int64_t lda, const void* b, float
 }
 
 static void enter() {}
-static void leave() { _mm_sfence(); }  // orders streamed stores before the thread reports its work done
+static void leave() {
+  _mm_sfence();
+}  // orders streamed stores before the thread reports its work done
 
 extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 512 << 10, 48, 4096, pack_a, pack_b, tile, enter, leave};
 

@@ -92,7 +92,7 @@ static void tile(int64_t depth, const float* a, int64_t lda, const float* b, flo
     for (int v = 0; v < NV; v++) column[v] = *reinterpret_cast<const Vec*>(b + v * W);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      Vec value = Vec{} + NIFT_ROW(p, i);
+      Vec value = NIFT_ROW(p, i) - Vec{};  // a broadcast: x - 0 is x, even for x = -0
 #pragma GCC unroll 2
       for (int v = 0; v < NV; v++) sum[i][v] += value * column[v];
     }
@@ -100,7 +100,7 @@ static void tile(int64_t depth, const float* a, int64_t lda, const float* b, flo
     for (int i = 0; i < (R + 2) / 3; i++) p[i] += 4;
     b += kColumns;
   }
-  Vec alpha = Vec{} + end.alpha, beta = Vec{} + end.beta;
+  Vec alpha = end.alpha - Vec{}, beta = end.beta - Vec{};
   if (cols == NV * W) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {

@@ -32,6 +32,79 @@ export interface AddonMappedFile {
   unmapFile(handle: object): void;
 }
 
+/** Dense layers; weights [out, in] in any storage. Dtype codes: DTYPE_CODE. native/bindings/linear.cpp */
+export interface AddonLinear {
+  /** y = x W^T + bias */
+  linear(
+    y: Float32Array,
+    x: Float32Array,
+    weightDtype: number,
+    weight: Float32Array | Uint16Array,
+    bias: Float32Array | null,
+    n: number,
+    inFeatures: number,
+    outFeatures: number,
+    compute: number,
+  ): void;
+  /** dx = dy W */
+  linearGradInput(
+    dx: Float32Array,
+    dy: Float32Array,
+    weightDtype: number,
+    weight: Float32Array | Uint16Array,
+    n: number,
+    inFeatures: number,
+    outFeatures: number,
+    compute: number,
+  ): void;
+  /** dW = dy^T x */
+  linearGradWeight(
+    dw: Float32Array,
+    dy: Float32Array,
+    x: Float32Array,
+    n: number,
+    inFeatures: number,
+    outFeatures: number,
+    compute: number,
+  ): void;
+  /** y = x W^T + bias + scaling (x A^T) B^T, h = x A^T */
+  loraLinear(
+    y: Float32Array,
+    h: Float32Array,
+    x: Float32Array,
+    weightDtype: number,
+    weight: Float32Array | Uint16Array,
+    a: Float32Array,
+    b: Float32Array,
+    bias: Float32Array | null,
+    n: number,
+    inFeatures: number,
+    outFeatures: number,
+    rank: number,
+    scaling: number,
+    compute: number,
+  ): void;
+  /** dx, dA and dB from dy, x and h */
+  loraLinearGrad(
+    dx: Float32Array,
+    da: Float32Array,
+    db: Float32Array,
+    dy: Float32Array,
+    x: Float32Array,
+    h: Float32Array,
+    weightDtype: number,
+    weight: Float32Array | Uint16Array,
+    a: Float32Array,
+    b: Float32Array,
+    n: number,
+    inFeatures: number,
+    outFeatures: number,
+    rank: number,
+    scaling: number,
+    compute: number,
+  ): void;
+}
+
 /** Matrix products. native/bindings/gemm.cpp */
 export interface AddonGemm {
   /**
@@ -253,6 +326,7 @@ export interface Addon
     AddonConvert,
     AddonMappedFile,
     AddonGemm,
+    AddonLinear,
     AddonRmsNorm,
     AddonSwiglu,
     AddonEmbedding,

@@ -6,11 +6,13 @@
  * With dropout the adapter sees drop(x), and the op is composed.
  * Source: Hu et al. 2021 (LoRA), section 4.1, and PEFT's Linear layer.
  */
-import type { ComputeDtype } from '../backend/dtype.js';
+import { addon, type Addon } from '../backend/addon.js';
+import { type ComputeDtype, DTYPE_CODE } from '../backend/dtype.js';
 import { tf, type Tensor, type Tensor1D, type Tensor2D } from '../backend/tf.js';
 import { NiftError } from '../errors.js';
 import { dropout as applyDropout } from './dropout.js';
-import { checkLinearShapes, linear, linearReference } from './linear.js';
+import { checkLinearShapes, linear, linearReference, sizesOf } from './linear.js';
+import { registerNativeKernel } from './nativeKernel.js';
 import { usesKernel } from './registry.js';
 import { roundedMatMul } from './rounding.js';
 
@@ -65,11 +67,7 @@ export function loraLinearReference(
 function checkShapes(x: Tensor2D, weight: Tensor2D, a: Tensor2D, b: Tensor2D, bias: Tensor1D | undefined): void {
   checkLinearShapes('loraLinear', x, weight, bias);
   const good =
-    a.rank === 2 &&
-    b.rank === 2 &&
-    a.shape[1] === weight.shape[1] &&
-    b.shape[0] === weight.shape[0] &&
-    a.shape[0] === b.shape[1];
+    a.rank === 2 && b.rank === 2 && a.shape[1] === weight.shape[1] && b.shape[0] === weight.shape[0] && a.shape[0] === b.shape[1];
   if (good) return;
   throw new NiftError(
     'NIFT_OP_SHAPE',
@@ -77,7 +75,95 @@ function checkShapes(x: Tensor2D, weight: Tensor2D, a: Tensor2D, b: Tensor2D, bi
   );
 }
 
-/** Kernels for backend `native` and their gradient. Called once by registerOps(). */
+let registered = false;
+
+/** Registers the native kernels (when the addon is there) and the gradient; idempotent. */
 export function registerLoraLinear(): void {
-  // The native kernel is registered here once the addon exports it.
+  if (registered) return;
+  registered = true;
+  tf.registerGradient({
+    kernelName: 'LoraLinear',
+    inputsToSave: ['x', 'weight', 'a', 'b'],
+    outputsToSave: [false, true],
+    gradFunc: (dys, saved, attrs) => {
+      const [dy] = dys as Tensor[];
+      const [x, weight, a, b, h] = saved as [Tensor, Tensor, Tensor, Tensor, Tensor];
+      if (!dy) throw new NiftError('NIFT_INTERNAL', 'LoraLinear: no gradient of its output');
+      // One call: dx and dA share dy B.
+      const inputs = { dy, x, weight, a, b, h };
+      const grads = tf.engine().runKernel('LoraLinearGrad', inputs, attrs) as unknown as [Tensor, Tensor, Tensor];
+      return {
+        x: () => grads[0],
+        weight: () => {
+          throw new NiftError('NIFT_INTERNAL', 'LoraLinear: its weight is frozen and has no gradient');
+        },
+        a: () => grads[1],
+        b: () => grads[2],
+        bias: () => tf.sum(dy, 0),
+      };
+    },
+  });
+  const native = addon();
+  if (native) registerNativeKernels(native);
+}
+
+interface LoraAttrs {
+  scaling: number;
+  compute: ComputeDtype;
+}
+
+function registerNativeKernels(native: Addon): void {
+  type Forward = 'x' | 'weight' | 'a' | 'b' | 'bias';
+  registerNativeKernel<Forward, LoraAttrs>('LoraLinear', ({ inputs, backend, attrs }) => {
+    const { n, inFeatures, outFeatures } = sizesOf(inputs.x, inputs.weight);
+    const [rank = 0] = inputs.a.shape;
+    const y = backend.output([n, outFeatures]);
+    const h = backend.output([n, rank]);
+    const weight = backend.stored(inputs.weight);
+    native.loraLinear(
+      y.data,
+      h.data,
+      backend.floats(inputs.x),
+      DTYPE_CODE[weight.dtype],
+      weight.data,
+      backend.floats(inputs.a),
+      backend.floats(inputs.b),
+      inputs.bias ? backend.floats(inputs.bias) : null,
+      n,
+      inFeatures,
+      outFeatures,
+      rank,
+      attrs.scaling,
+      DTYPE_CODE[attrs.compute],
+    );
+    return [y.info, h.info];
+  });
+  type Backward = 'dy' | 'x' | 'weight' | 'a' | 'b' | 'h';
+  registerNativeKernel<Backward, LoraAttrs>('LoraLinearGrad', ({ inputs, backend, attrs }) => {
+    const { n, inFeatures, outFeatures } = sizesOf(inputs.x, inputs.weight);
+    const [rank = 0] = inputs.a.shape;
+    const dx = backend.output([n, inFeatures]);
+    const da = backend.output([rank, inFeatures]);
+    const db = backend.output([outFeatures, rank]);
+    const weight = backend.stored(inputs.weight);
+    native.loraLinearGrad(
+      dx.data,
+      da.data,
+      db.data,
+      backend.floats(inputs.dy),
+      backend.floats(inputs.x),
+      backend.floats(inputs.h),
+      DTYPE_CODE[weight.dtype],
+      weight.data,
+      backend.floats(inputs.a),
+      backend.floats(inputs.b),
+      n,
+      inFeatures,
+      outFeatures,
+      rank,
+      attrs.scaling,
+      DTYPE_CODE[attrs.compute],
+    );
+    return [dx.info, da.info, db.info];
+  });
 }

@@ -1,4 +1,5 @@
 /** Which fused ops run as kernels of the current TF.js backend, and the one place that registers all of them. */
+import { onBackendReady } from '../backend/index.js';
 import { tf } from '../backend/tf.js';
 import { registerRotaryEmbedding } from './rotaryEmbedding.js';
 import { registerLinearCrossEntropy } from './linearCrossEntropy.js';
@@ -24,7 +25,7 @@ const REGISTER: (() => void)[] = [
   registerEmbedding,
   registerDropout,
   registerAdamW,
-  
+
   registerRotaryEmbedding,
   registerLinearCrossEntropy,
   registerCausalAttention,
@@ -41,3 +42,5 @@ export function registerOps(): void {
   registered = true;
   for (const register of REGISTER) register();
 }
+
+onBackendReady(registerOps);

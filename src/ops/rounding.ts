@@ -68,12 +68,6 @@ export function roundGradient<T extends Tensor>(x: T, compute: ComputeDtype): T 
 }
 
 /** Product in `compute` from stock ops: inputs rounded, sums float32, and likewise for both products of its gradient. */
-export function roundedMatMul(
-  a: Tensor2D,
-  b: Tensor2D,
-  compute: ComputeDtype,
-  transposeA = false,
-  transposeB = false,
-): Tensor2D {
+export function roundedMatMul(a: Tensor2D, b: Tensor2D, compute: ComputeDtype, transposeA = false, transposeB = false): Tensor2D {
   return roundGradient(tf.matMul(roundTo(a, compute), roundTo(b, compute), transposeA, transposeB), compute);
 }
