@@ -231,7 +231,7 @@ export class CausalLM {
   /** hidden [N, C] -> logits [rows, V] of the given rows (default all). */
   logitsOf(hidden: Tensor2D, rows?: Int32Array): Tensor2D {
     return tf.tidy(() => {
-      const picked = rows === undefined ? hidden : (tf.gather(hidden, tf.tensor1d(rows, 'int32')) as Tensor2D);
+      const picked = rows === undefined ? hidden : tf.gather<Tensor2D>(hidden, tf.tensor1d(rows, 'int32'));
       return linear(picked, this.outputMatrix(), { compute: this.compute });
     });
   }

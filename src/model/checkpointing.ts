@@ -22,7 +22,7 @@ export function checkpointed(f: Segment, x: Tensor2D, constants: readonly Tensor
       segmentGradients((again) => f(again, saved.slice(1)), saved[0] as Tensor2D, variables, dy);
     return { value: f(input, constants), gradFunc };
   });
-  return op(x, ...variables) as Tensor2D;
+  return op(x, ...variables);
 }
 
 function segmentGradients(f: (x: Tensor2D) => Tensor2D, x: Tensor2D, variables: readonly Variable[], dy: Tensor): Tensor[] {

@@ -195,17 +195,17 @@ function refuseUnsupported(raw: RawConfig, architecture: Architecture, source: s
   const problems: string[] = [];
   const act = raw.hidden_act ?? 'silu';
   if (act !== 'silu' && act !== 'swish') problems.push(`hidden_act is ${quote(act)}, only "silu" is implemented`);
-  if (raw['quantization_config'] != null)
+  if ((raw['quantization_config'] ?? null) !== null)
     problems.push('quantization_config is set, but weights must be float32, bfloat16 or float16');
   if ((raw.attention_dropout ?? 0) !== 0) problems.push(`attention_dropout is ${raw.attention_dropout}, only 0 is implemented`);
   const partial = raw.partial_rotary_factor ?? raw.rope_parameters?.['partial_rotary_factor'] ?? 1;
-  if (partial !== 1) problems.push(`partial_rotary_factor is ${String(partial)}, only 1 is implemented`);
+  if (partial !== 1) problems.push(`partial_rotary_factor is ${JSON.stringify(partial)}, only 1 is implemented`);
   if (architecture === 'MistralForCausalLM' && raw.attention_bias)
     problems.push('attention_bias is true, but Mistral layers have no biases');
   if (architecture !== 'LlamaForCausalLM' && raw.mlp_bias) problems.push('mlp_bias is true, which only Llama knows');
   if (problems.length === 0) return;
   throw new NiftError('NIFT_MODEL_UNSUPPORTED', `${source}: ${problems.join('; ')}.`, {
-    hint: raw['quantization_config'] != null ? 'Use the unquantised checkpoint.' : 'Use a checkpoint without it.',
+    hint: (raw['quantization_config'] ?? null) !== null ? 'Use the unquantised checkpoint.' : 'Use a checkpoint without it.',
     details: { problems },
   });
 }
@@ -258,11 +258,11 @@ function resolve(raw: RawConfig, architecture: Architecture, source: string): Mo
 }
 
 function idList(value: number | number[] | null | undefined): number[] {
-  return value == null ? [] : Array.isArray(value) ? value : [value];
+  return value === null || value === undefined ? [] : Array.isArray(value) ? value : [value];
 }
 
 function storageDtype(name: string | null | undefined, source: string): StorageDtype | undefined {
-  if (name == null) return undefined;
+  if (name === null || name === undefined) return undefined;
   const plain = name.replace(/^torch\./, '');
   const dtype = STORAGE_DTYPES.find((known) => known === plain);
   if (dtype !== undefined) return dtype;

@@ -67,8 +67,8 @@ export interface LayerContext {
 export function decoderLayer(x: Tensor2D, layer: DecoderLayer, context: LayerContext): Tensor2D {
   return tf.tidy(() => {
     const { rmsNormEps: eps } = context.config;
-    const afterAttention = tf.add(x, attention(rmsNorm(x, layer.inputNorm, eps), layer, context)) as Tensor2D;
-    return tf.add(afterAttention, feedForward(rmsNorm(afterAttention, layer.postAttentionNorm, eps), layer, context)) as Tensor2D;
+    const afterAttention = tf.add<Tensor2D>(x, attention(rmsNorm(x, layer.inputNorm, eps), layer, context));
+    return tf.add<Tensor2D>(afterAttention, feedForward(rmsNorm(afterAttention, layer.postAttentionNorm, eps), layer, context));
   });
 }
 
@@ -100,7 +100,7 @@ function feedForward(m: Tensor2D, layer: DecoderLayer, context: LayerContext): T
 
 /** RMSNorm of each head on its own: [N, H*D] -> [N, H*D]. */
 function normHeads(x: Tensor2D, weight: Tensor1D, { headDim, rmsNormEps }: ModelConfig): Tensor2D {
-  const perHead = tf.reshape(x, [x.size / headDim, headDim]) as Tensor2D;
+  const perHead = tf.reshape<tf.Rank.R2>(x, [x.size / headDim, headDim]);
   return tf.reshape(rmsNorm(perHead, weight, rmsNormEps), x.shape);
 }
 

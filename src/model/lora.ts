@@ -175,24 +175,26 @@ export function fromAdapterConfig(config: AdapterConfig, where: string): LoraCon
   const problems = MUST_BE_EMPTY.filter((key) => !isEmpty(config[key])).map((key) => `${key} is not supported`);
   const layers = layersToTransform.safeParse(config['layers_to_transform']);
   if (!layers.success) problems.push('layers_to_transform: expected a layer or a list of layers');
-  if (config.target_modules == null) problems.push('target_modules is missing');
-  if (problems.length > 0 || config.target_modules == null) {
+  const targetModules = config.target_modules ?? undefined;
+  if (targetModules === undefined) problems.push('target_modules is missing');
+  if (problems.length > 0 || targetModules === undefined) {
     throw new NiftError('NIFT_ADAPTER_CONFIG', `${where}: ${problems.join('; ')}.`, { details: { problems } });
   }
+  const chosen = layers.data ?? undefined;
   return {
     r: config.r,
     alpha: config.lora_alpha,
     dropout: config.lora_dropout ?? 0,
     rsLora: config.use_rslora ?? false,
-    targetModules: config.target_modules,
+    targetModules,
     rankPattern: config.rank_pattern ?? {},
     alphaPattern: config.alpha_pattern ?? {},
-    ...(layers.data == null ? {} : { layers: Array.isArray(layers.data) ? layers.data : [layers.data] }),
+    ...(chosen === undefined ? {} : { layers: Array.isArray(chosen) ? chosen : [chosen] }),
   };
 }
 
 function isEmpty(value: unknown): boolean {
-  if (value == null || value === false) return true;
+  if (value === undefined || value === null || value === false) return true;
   return typeof value === 'object' && Object.keys(value).length === 0;
 }
 

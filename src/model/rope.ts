@@ -54,9 +54,13 @@ export function resolveRope(raw: RopeKeys, maxPositionEmbeddings: number, source
   const name = scaling['rope_type'] ?? scaling['type'] ?? 'default';
   const type = ROPE_TYPES.find((known) => known === name);
   if (type === undefined) {
-    throw new NiftError('NIFT_MODEL_UNSUPPORTED', `${source}: rope type ${quote(String(name))} is not supported.`, {
-      hint: `Supported: ${ROPE_TYPES.join(', ')}.`,
-    });
+    throw new NiftError(
+      'NIFT_MODEL_UNSUPPORTED',
+      `${source}: rope type ${quote(typeof name === 'string' ? name : JSON.stringify(name))} is not supported.`,
+      {
+        hint: `Supported: ${ROPE_TYPES.join(', ')}.`,
+      },
+    );
   }
   const unknown = Object.keys(scaling).filter((key) => !KNOWN_KEYS.has(key));
   if (unknown.length > 0) {

@@ -204,5 +204,4 @@ export function encodePair(
 }
 
 /** What Python's str.rstrip() removes. */
-// eslint-disable-next-line no-control-regex
 const TRAILING_SPACE = /[\s\x1c-\x1f\x85]+$/;
