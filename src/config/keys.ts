@@ -29,7 +29,7 @@ const compatibility = group('compatibility');
 
 /** Accepted so that recipes written for LLaMA-Factory run; changes nothing here. */
 const noticed = (description: string, reason: string): Key<unknown> =>
-  compatibility(anything(), null as unknown, description, { noticed: reason });
+  compatibility(anything(), null, description, { noticed: reason });
 
 /** Exists in LLaMA-Factory; only the value that changes nothing is accepted. */
 const only = <T>(type: KeyType<T>, value: T, description: string, reason: string): Key<T> =>
@@ -68,10 +68,10 @@ const DATA_KEYS = {
   train_on_prompt: data(boolean(), false, 'Also train on the tokens of the prompt.'),
   add_bos: data(boolean(), false, 'Begin each row with the beginning-of-sequence token.'),
   disable_shuffling: data(boolean(), false, 'Take the rows in file order in every epoch.'),
-  overwrite_cache: data(anything(), null as unknown, 'Rebuild the token cache.', {
+  overwrite_cache: data(anything(), null, 'Rebuild the token cache.', {
     noticed: 'rows are tokenised anew in every run',
   }),
-  preprocessing_num_workers: data(anything(), null as unknown, 'Workers for tokenising.', {
+  preprocessing_num_workers: data(anything(), null, 'Workers for tokenising.', {
     noticed: 'rows are tokenised in one thread',
   }),
   val_size: data(number({ min: 0 }), 0, 'Share or number of rows held out for validation.', {
@@ -222,5 +222,5 @@ type ValueOf<K> = K extends Key<infer T> ? T : never;
 export type RawValues = { [K in KeyName]: ValueOf<(typeof KEYS)[K]> };
 
 export const KEY_NAMES = Object.keys(KEYS) as KeyName[];
-export const keyOf = (name: KeyName): Key<unknown> => KEYS[name] as Key<unknown>;
+export const keyOf = (name: KeyName): Key<unknown> => KEYS[name];
 export const isKey = (name: string): name is KeyName => Object.hasOwn(KEYS, name);

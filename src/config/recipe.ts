@@ -156,11 +156,14 @@ export interface RecipeKey extends Omit<Key<unknown>, 'schema' | 'default'> {
 
 const DERIVED_DEFAULTS: Partial<Record<KeyName, string>> = { lora_alpha: '2 * lora_rank', data_seed: 'seed' };
 
+/** A scalar as it would be written in a recipe; nothing for null. */
+const plain = (value: unknown): string => (typeof value === 'string' ? value : value === null ? '' : JSON.stringify(value));
+
 /** The key table for --help and for the reference page. */
 export function recipeKeys(): RecipeKey[] {
   return KEY_NAMES.map((name) => {
     const { schema: _schema, ...entry } = keyOf(name);
-    const literal = Array.isArray(entry.default) ? entry.default.join(',') : String(entry.default ?? '');
+    const literal = Array.isArray(entry.default) ? entry.default.join(',') : plain(entry.default);
     return {
       ...entry,
       name,

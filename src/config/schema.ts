@@ -84,11 +84,11 @@ export function number(range: Range = {}): KeyType<number> {
 }
 
 export function boolean(): KeyType<boolean> {
-  return { schema: z.preprocess(truth, z.boolean()) as z.ZodType<boolean>, kind: 'boolean', expects: 'true or false' };
+  return { schema: z.preprocess(truth, z.boolean()), kind: 'boolean', expects: 'true or false' };
 }
 
 export function string(): KeyType<string> {
-  return { schema: z.preprocess(text, z.string().trim().min(1)) as z.ZodType<string>, kind: 'string', expects: 'text' };
+  return { schema: z.preprocess(text, z.string().trim().min(1)), kind: 'string', expects: 'text' };
 }
 
 export function choice<const C extends readonly [string, ...string[]]>(...choices: C): KeyType<C[number]> {
@@ -105,7 +105,7 @@ export function list(): KeyType<string[]> {
   };
   const schema = z.preprocess(split, z.array(z.string())).transform((items) => [...new Set(items.filter((item) => item !== ''))]);
   const filled = schema.refine((items) => items.length > 0);
-  return { schema: filled as unknown as z.ZodType<string[]>, kind: 'list', expects: 'a list, or names separated by commas' };
+  return { schema: filled, kind: 'list', expects: 'a list, or names separated by commas' };
 }
 
 /** The same type with "not set" as a value of its own. */
@@ -116,7 +116,7 @@ export function optional<T>(type: KeyType<T>): KeyType<T | null> {
 /** Text, or true/false in any spelling a boolean key takes. */
 export function stringOrBoolean(): KeyType<string | boolean> {
   const schema = z.preprocess(truth, z.union([z.boolean(), z.string().trim().min(1)]));
-  return { schema: schema as z.ZodType<string | boolean>, kind: 'string or boolean', expects: 'a folder, true or false' };
+  return { schema: schema, kind: 'string or boolean', expects: 'a folder, true or false' };
 }
 
 /** For keys whose value has no effect: anything is taken. */

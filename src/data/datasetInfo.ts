@@ -102,7 +102,9 @@ function readFormat(name: string, entry: JsonObject, fail: Fail): DatasetFormat 
   }
   const near = typeof formatting === 'string' ? nearest(formatting, FORMATS) : undefined;
   const end = near === undefined ? ' Known: alpaca, pretokenized.' : ` Did you mean ${quote(near)}?`;
-  return fail(`${quote(name)} has unknown formatting ${quote(String(formatting))}.${end}`);
+  return fail(
+    `${quote(name)} has unknown formatting ${quote(typeof formatting === 'string' ? formatting : JSON.stringify(formatting))}.${end}`,
+  );
 }
 
 function columnName(name: string, key: string, value: JsonValue | undefined, fail: Fail): string | null {

@@ -73,7 +73,7 @@ function byteLevelChain(tokens: string[]): string[] {
   for (const token of tokens) {
     const own = Array.from(token, (character) => BYTE_OF_CHARACTER.get(character));
     const complete = own.every((byte) => byte !== undefined);
-    for (const byte of complete ? (own as number[]) : Buffer.from(token, 'utf8')) bytes.push(byte);
+    for (const byte of complete ? own : Buffer.from(token, 'utf8')) bytes.push(byte);
   }
   return [lossy.decode(Uint8Array.from(bytes))];
 }
