@@ -8,7 +8,8 @@ export type RecipeValues = Omit<RawValues, 'lora_alpha' | 'data_seed'> & { lora_
 
 interface Context {
   values: RawValues;
-  set: ReadonlyMap<KeyName, Assignment>;
+  /** What was set and where; a value that follows from another key gets that key's place. */
+  set: Map<KeyName, Assignment>;
   problems: Problem[];
   notices: string[];
 }
@@ -32,6 +33,12 @@ export function resolveValues(context: Context): RecipeValues {
   return { ...values, lora_alpha: values.lora_alpha ?? 2 * values.lora_rank, data_seed: values.data_seed ?? values.seed };
 }
 
+/** The value of `key` came from `from`. */
+function inherit(set: Context['set'], key: KeyName, from: KeyName): void {
+  const origin = set.get(from);
+  if (origin !== undefined && key !== from) set.set(key, { ...origin, key });
+}
+
 const place = (set: Context['set'], key: KeyName): string => set.get(key)?.where ?? key;
 
 /** fp16, bf16 and dtype say the same thing three ways: the strongest source wins, and within one source they must agree. */
@@ -53,6 +60,7 @@ function resolveDtype({ values, set, problems, notices }: Context): void {
     else notices.push(`${pair}; ${place(set, winner.key)} wins`);
   }
   values.dtype = winner.dtype;
+  inherit(set, 'dtype', winner.key);
   values.fp16 = winner.dtype === 'float16';
   values.bf16 = winner.dtype === 'bfloat16';
 }
@@ -60,8 +68,10 @@ function resolveDtype({ values, set, problems, notices }: Context): void {
 function resolveCheckpointing({ values, set, problems }: Context): void {
   const off = values.disable_gradient_checkpointing;
   if (off === null) return;
-  if (!set.has('gradient_checkpointing')) values.gradient_checkpointing = !off;
-  else if (values.gradient_checkpointing === off) {
+  if (!set.has('gradient_checkpointing')) {
+    values.gradient_checkpointing = !off;
+    inherit(set, 'gradient_checkpointing', 'disable_gradient_checkpointing');
+  } else if (values.gradient_checkpointing === off) {
     const message = '"gradient_checkpointing" and "disable_gradient_checkpointing" contradict each other; keep one of them';
     problems.push({ where: place(set, 'disable_gradient_checkpointing'), message });
   }

@@ -290,6 +290,7 @@ describe('problems', () => {
   it('between keys: dtype and its switches', () => {
     expect(parse('fp16: true\n').values).toMatchObject({ dtype: 'float16', fp16: true, bf16: false });
     expect(parse('bf16: true\n').values.dtype).toBe('bfloat16');
+    expect(parse('bf16: true\n').origins.dtype).toEqual({ source: 'file', where: 'train.yaml:4' });
     expect(parse('dtype: bfloat16\n').values).toMatchObject({ fp16: false, bf16: true });
     expect(problems(() => parse('fp16: true\nbf16: true\n'))[0]).toContain(
       'train.yaml:5: "fp16" says float16 and "bf16" says bfloat16',
