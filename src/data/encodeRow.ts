@@ -41,11 +41,14 @@ export function encodeRow(turns: readonly EncodedTurn[], options: TruncationOpti
     }
     const [s, t] = truncatedLengths(promptIds.length, responseIds.length, budget, options.reservedLabelLen);
     truncated ||= s < promptIds.length || t < responseIds.length;
-    const prompt = promptIds.slice(0, s);
-    const response = responseIds.slice(0, t);
-    for (const id of prompt) labels.push(options.trainOnPrompt ? id : IGNORE_INDEX);
-    for (const id of response) labels.push(id);
-    inputIds.push(...prompt, ...response);
+    for (const id of promptIds.slice(0, s)) {
+      inputIds.push(id);
+      labels.push(options.trainOnPrompt ? id : IGNORE_INDEX);
+    }
+    for (const id of responseIds.slice(0, t)) {
+      inputIds.push(id);
+      labels.push(id);
+    }
   }
   return { inputIds: Int32Array.from(inputIds), labels: Int32Array.from(labels), truncated };
 }

@@ -81,17 +81,17 @@ export class Template {
   encodePrompt(tokenizer: Tokenizer, messages: readonly Message[], options: EncodeOptions = {}): number[] {
     const system = messages[0]?.role === 'system' ? messages[0].content : undefined;
     const rest = system === undefined ? messages : messages.slice(1);
-    const ids = this.opening(tokenizer, system, options);
+    const parts = [this.opening(tokenizer, system, options)];
     rest.forEach((message, i) => {
       const expected = i % 2 === 0 ? 'user' : 'assistant';
       if (message.role !== expected) {
         throw new NiftError('NIFT_USAGE', `message ${i} of the conversation is from ${message.role}, expected ${expected}`);
       }
-      if (expected === 'user' && i > 0) ids.push(...this.apply(tokenizer, this.definition.separator, ''));
-      ids.push(...this.apply(tokenizer, this.definition[expected], message.content));
+      if (expected === 'user' && i > 0) parts.push(this.apply(tokenizer, this.definition.separator, ''));
+      parts.push(this.apply(tokenizer, this.definition[expected], message.content));
     });
     if (rest.length % 2 === 0) throw new NiftError('NIFT_USAGE', 'a conversation to answer ends with a user message');
-    return singleBos(ids, tokenizer, options);
+    return singleBos(parts.flat(), tokenizer, options);
   }
 
   /** Ids that end an answer. */

@@ -52,6 +52,11 @@ describe('truncation', () => {
     }
   });
 
+  it('copes with rows longer than the stack', () => {
+    const row = encodeRow([turn(300_000, 200_000)], { ...options, cutoffLen: 1_000_000 });
+    expect([row.inputIds.length, row.labels[300_000], row.truncated]).toEqual([500_000, 300_000, false]);
+  });
+
   it('labels the prompt too when asked', () => {
     const row = encodeRow([turn(2, 3)], { ...options, trainOnPrompt: true });
     expect([...row.labels]).toEqual([...row.inputIds]);
