@@ -14,15 +14,14 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  // The bytes [offset, offset + length). Throws when they lie outside the mapping, or when the file has become shorter
-  // since it was mapped (touching those pages would be a SIGBUS).
+  // The bytes [offset, offset + length). Throws when they lie outside the mapping. Should the file have become shorter since it
+  // was mapped, touching the lost pages is a SIGBUS: the caller, who has the descriptor, looks first.
   uint8_t* bytes(int64_t offset, int64_t length) const;
   int64_t size() const { return size_; }
 
  private:
-  MappedFile(int descriptor, uint8_t* data, int64_t size) : descriptor_(descriptor), data_(data), size_(size) {}
+  MappedFile(uint8_t* data, int64_t size) : data_(data), size_(size) {}
 
-  int descriptor_;
   uint8_t* data_;
   int64_t size_;
 };

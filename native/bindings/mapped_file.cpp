@@ -41,7 +41,8 @@ Napi::Value map_view(const Napi::CallbackInfo& info) {
     auto own = std::make_unique<Share>(share);
     napi_value result;
     napi_status status = napi_create_external_arraybuffer(
-        args.env(), data, size_t(length), [](napi_env, void*, void* hint) { delete static_cast<Share*>(hint); }, own.get(), &result);
+        args.env(), data, size_t(length), [](napi_env, void*, void* hint) { delete static_cast<Share*>(hint); }, own.get(),
+        &result);
     if (status != napi_ok) {
       // A pending exception (too large for one ArrayBuffer) becomes our message; Electron refuses external buffers altogether.
       bool pending = false;

@@ -1,5 +1,5 @@
 /** A Hugging Face checkpoint folder: config.json, generation_config.json, weights, and the tokenizer's files, which are carried along. */
-import { copyFileSync, existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { atomicFile, atomicFolderSync, type FolderOptions } from './atomic.js';
@@ -73,10 +73,14 @@ export function tokenizerFilesOf(folder: string): string[] {
   });
 }
 
-/** Copies the tokenizer's files from one folder to another. @returns their names */
+/** Copies the tokenizer's files from one folder to another, each atomically. @returns their names */
 export function copyTokenizer(from: string, to: string): string[] {
   const names = tokenizerFilesOf(from);
-  for (const name of names) guardIo(path.join(to, name), 'write', () => copyFileSync(path.join(from, name), path.join(to, name)));
+  if (path.resolve(from) === path.resolve(to)) return names;
+  for (const name of names) {
+    const bytes = guardIo(path.join(from, name), 'read', () => readFileSync(path.join(from, name)));
+    atomicFile(path.join(to, name), bytes);
+  }
   return names;
 }
 

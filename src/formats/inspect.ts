@@ -190,10 +190,25 @@ function* valuesOf(file: string): Generator<JsonValue> {
   for (const { value } of readJsonl(file)) yield value;
 }
 
+/** One array, or lines in spite of the name, as some datasets on the hub have it. */
 function inspectJson(file: string): Inspection {
-  const value = readJson(file);
+  let value: JsonValue;
+  try {
+    value = readJson(file);
+  } catch (error) {
+    if (!(error instanceof NiftError && error.code === 'NIFT_JSON') || !startsWithRow(file)) throw error;
+    return inspectRows(file, 'jsonl', valuesOf(file));
+  }
   if (Array.isArray(value)) return inspectRows(file, 'json', value);
   throw unknown(file);
+}
+
+function startsWithRow(file: string): boolean {
+  try {
+    return isJsonObject(valuesOf(file).next().value);
+  } catch {
+    return false;
+  }
 }
 
 /** Rows by the keys they have; tokens where rows are token ids already. */

@@ -2,7 +2,7 @@
  * JSON Lines: a streaming reader whose errors name file and line, an atomic writer, and an append-only journal.
  * A byte order mark, CRLF and blank lines are accepted; memory is bounded by the longest line.
  */
-import { closeSync, existsSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync } from 'node:fs';
 import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { atomicFile } from './atomic.js';
@@ -178,10 +178,17 @@ export class Journal<T = JsonValue> {
   append(...rows: T[]): void {
     const fd = this.fd;
     if (fd === undefined) throw new NiftError('NIFT_FILE_IO', `${this.file}: used after close()`, { exitCode: 1 });
-    const text = rows.map((row) => `${JSON.stringify(row)}\n`).join('');
+    const bytes = Buffer.from(rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
     guardIo(this.file, 'append', () => {
-      writeFully(fd, Buffer.from(text));
-      fsyncSync(fd);
+      const { size } = fstatSync(fd);
+      try {
+        writeFully(fd, bytes);
+        fsyncSync(fd);
+      } catch (error) {
+        // Half a row, left by a full disk, would spoil the row that follows.
+        ftruncateSync(fd, size);
+        throw error;
+      }
     });
   }
 

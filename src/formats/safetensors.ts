@@ -4,10 +4,13 @@
  * The file is mapped through the addon; each tensor is an ArrayBuffer of its own over that mapping, which lives until the file is
  * closed and the last view is gone. A write into a view changes a private page and never the file. Without the addon the same calls
  * read at positions. Everything in the header is checked before any size in it is believed.
+ *
+ * A file that was cut short before a tensor is asked for gives an error. One that another process truncates while views of it are in use
+ * ends this process (SIGBUS): replace such files by renaming, as everything here does.
  */
 import { addon } from '../backend/addon.js';
 import { nearest, NiftError, quote } from '../errors.js';
-import { openByteSource, type ByteSource } from './byteSource.js';
+import { ByteSource } from './byteSource.js';
 import { halfToFloat } from './half.js';
 import {
   headerLength,
@@ -68,10 +71,10 @@ export interface OpenOptions {
 
 /** Opens a safetensors file and checks its whole header. @throws NiftError NIFT_SAFETENSORS_*, NIFT_FILE_* */
 export function openSafetensors(file: string, options: OpenOptions = {}): SafetensorsFile {
-  const source = openByteSource(file, options.map ?? true);
+  const source = ByteSource.open(file, options.map ?? true);
   try {
-    const length = headerLength(source.bytes(0, Math.min(8, source.size), 1), source.size, file);
-    const header = parseHeader(source.bytes(8, length, 1), source.size, file);
+    const length = headerLength(source.copy(0, Math.min(8, source.size)), source.size, file);
+    const header = parseHeader(source.copy(8, length), source.size, file);
     return new SafetensorsFile(file, source, header);
   } catch (error) {
     source.close();

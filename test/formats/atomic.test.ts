@@ -6,19 +6,22 @@ import { buildSync } from 'esbuild';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { NiftError } from '../../src/errors.js';
 import { atomicFile, atomicFolder, atomicFolderSync, sha256File } from '../../src/formats/atomic.js';
+import { Journal } from '../../src/formats/jsonl.js';
 import { tempFolder } from './tempFolder.js';
 
 /** Counts down; the call that reaches zero fails with `code`. */
-const fault = vi.hoisted(() => ({ countdown: Infinity, code: 'EIO', calls: 0 }));
+const fault = vi.hoisted(() => ({ countdown: Infinity, code: 'EIO', torn: false }));
 
 vi.mock('node:fs', async (original) => {
   const fs = await original<typeof realFs>();
   const failing =
     <A extends unknown[], R>(call: (...args: A) => R, syscall: string) =>
     (...args: A): R => {
-      fault.calls++;
-      if (--fault.countdown === 0)
+      if (--fault.countdown === 0) {
+        // A write that fails half way.
+        if (fault.torn && syscall === 'write') fs.writeSync(args[0] as number, (args[1] as Uint8Array).subarray(0, 3));
         throw Object.assign(new Error(`${fault.code}: injected, ${syscall}`), { code: fault.code, syscall });
+      }
       return call(...args);
     };
   return {
@@ -171,6 +174,21 @@ describe('atomicFolder', () => {
       expect.objectContaining({ code: 'NIFT_OUTPUT_DIR' }) as Error,
     );
     expect(read(at('lost/a'))).toBe('old');
+  });
+});
+
+describe('Journal', () => {
+  it('takes back half a row when the disk is full', () => {
+    const journal = Journal.open<number>(at('journal'));
+    journal.append(1);
+    fault.code = 'ENOSPC';
+    fault.torn = true;
+    fault.countdown = 1;
+    expect(() => journal.append(22222)).toThrow(expect.objectContaining({ code: 'NIFT_DISK_FULL' }) as Error);
+    fault.torn = false;
+    journal.append(3);
+    journal.close();
+    expect(read(at('journal'))).toBe('1\n3\n');
   });
 });
 

@@ -246,6 +246,8 @@ describe('inspectPath', () => {
       tokens: 4,
       supervisedTokens: 1,
     });
+    writeFileSync(at('lines.json'), '{"a":1}\n{"a":2}\n');
+    expect(await inspectPath(at('lines.json'))).toMatchObject({ kind: 'dataset', format: 'jsonl', rows: 2, keys: { a: 2 } });
     writeFileSync(at('rows.json'), '[{"instruction":"a","output":"b"}]');
     expect(await inspectPath(at('rows.json'))).toMatchObject({
       kind: 'dataset',
