@@ -23,6 +23,7 @@
       "native/runtime.cpp",
       "native/thread_pool.cpp",
       "native/scratch.cpp",
+      "native/attention_bf16.cpp",
       "native/gemm.cpp",
       "native/bindings/runtime.cpp",
       "native/mapped_file.cpp",

@@ -45,18 +45,19 @@ class BlockGemm {
     for (int64_t i = 0; i * kernels.nr < N; i++) pack_panel(B, i, N, K, out);
   }
 
-  // C[M, N] = A B + beta C. Between enter() and leave() of the kernels.
-  void multiply(int64_t M, int64_t N, int64_t K, const void* a, const void* b, float beta, float* C, int64_t ldc) const {
+  // C[M, N] = alpha A B + beta C. Between enter() and leave() of the kernels.
+  void multiply(int64_t M, int64_t N, int64_t K, const void* a, const void* b, float beta, float* C, int64_t ldc,
+                float alpha = 1.0f) const {
     int64_t all = depth(K), pieces = std::max<int64_t>(1, (all + kernels.max_depth - 1) / kernels.max_depth);
     int64_t piece = multiple((all + pieces - 1) / pieces, kernels.depth_step), lda = stride(K);
     const char *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b);
     for (int64_t j = 0; j < N; j += kernels.nr)
       for (int64_t k = 0; k < all; k += piece) {
-        TileEnd end = {1.0f, k == 0 ? beta : 1.0f, nullptr, false};
+        TileEnd end = {alpha, k == 0 ? beta : 1.0f, nullptr, false};
         for (int64_t i = 0; i < M; i += kernels.mr)
           kernels.tile(std::min(piece, all - k), pa + bytes(i * lda + k), lda, pb + bytes(j * all + k * kernels.nr),
-                       C + i * ldc + j, ldc, int(std::min<int64_t>(kernels.mr, M - i)),
-                       int(std::min<int64_t>(kernels.nr, N - j)), end);
+                       C + i * ldc + j, ldc, int(std::min<int64_t>(kernels.mr, M - i)), int(std::min<int64_t>(kernels.nr, N - j)),
+                       end);
       }
   }
 

@@ -60,8 +60,10 @@ NIFT_INLINE bool fully_visible(int64_t low, int64_t high, int64_t key0, int64_t 
   return key0 + columns - 1 <= low && first_key(high, window) <= key0;
 }
 
-// One row of online softmax: scores become exp2(score - running maximum); the output row is rescaled to the new maximum.
-static void softmax_row(float* scores, int64_t columns, float* maximum, float* sum, float* out, int64_t padded) {
+// One row of online softmax: scores become exp2(score - running maximum), in place or as bf16 in `half`; the output row is
+// rescaled to the new maximum.
+static void softmax_row(float* scores, int64_t columns, float* maximum, float* sum, float* out, int64_t padded,
+                        uint16_t* half) {
   Vec best = vec_load(scores);
   for (int64_t j = kLanes; j < columns; j += kLanes) best = vec_max(vec_load(scores + j), best);
   float highest = vec_max_lane(best);
@@ -70,7 +72,10 @@ static void softmax_row(float* scores, int64_t columns, float* maximum, float* s
   Vec total{};
   for (int64_t j = 0; j < columns; j += kLanes) {
     Vec p = vec_exp2(vec_load(scores + j) - shift);
-    vec_store(scores + j, p);
+    if (half)
+      vec_store_bf16(half + j, p);
+    else
+      vec_store(scores + j, p);
     total += p;
   }
   float row_sum = vec_sum(total);
@@ -106,7 +111,7 @@ static void forward(const AttentionHead& head, int64_t first, int64_t count, con
     bool masked = !fully_visible(low, high, key0, columns, head.window);
     for (int64_t i = 0; i < count; i++) {
       if (masked) mask_row(scores + i * kBlock, low + i, key0, columns, head.window);
-      softmax_row(scores + i * kBlock, columns, maximum + i, sum + i, o + i * padded, padded);
+      softmax_row(scores + i * kBlock, columns, maximum + i, sum + i, o + i * padded, padded, nullptr);
     }
     vec_matmul(count, padded, min64(keys, high + 1 - key0), scores, kBlock, 1, values + block * attention_packed_values(D),
                padded, o, padded, true);
@@ -125,6 +130,24 @@ static void gradient_row(float* scores, float* d_scores, int64_t columns, float 
     vec_store(scores + j, p);
     vec_store(d_scores + j, p * (vec_load(d_scores + j) - delta));
   }
+}
+
+static void gradient_row_half(const float* scores, const float* dp, int64_t columns, const float* lse, const float* delta,
+                              uint16_t* p_out, uint16_t* ds_out) {
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    Vec p = vec_exp2(vec_load(scores + i) - vec_load(lse + i));
+    vec_store_bf16(p_out + i, p);
+    vec_store_bf16(ds_out + i, p * (vec_load(dp + i) - vec_load(delta + i)));
+  }
+}
+
+static float dot_row(const float* a, const float* b, int64_t n) {
+  Vec total{};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) total += vec_load(a + i) * vec_load(b + i);
+  float rest = 0;
+  for (; i < n; i++) rest += a[i] * b[i];
+  return vec_sum(total) + rest;
 }
 
 static void store_rows(const float* x, int64_t count, int64_t head_dim, int64_t padded, float factor, float* out,
@@ -155,11 +178,7 @@ static void backward(const AttentionHead& head, const float* q, const float* out
     pack_rows(d_out + i0 * q_stride, q_stride, count, D, padded, 1.0f, all_do + i0 * padded);
   }
   std::memset(all_dq, 0, sizeof(float) * rows * padded);
-  for (int64_t i = 0; i < T; i++) {
-    float sum = 0;
-    for (int64_t d = 0; d < D; d++) sum += out[i * q_stride + d] * d_out[i * q_stride + d];
-    delta[i] = sum;
-  }
+  for (int64_t i = 0; i < T; i++) delta[i] = dot_row(out + i * q_stride, d_out + i * q_stride, D);
   for (int64_t key0 = 0; key0 < T; key0 += kBlock) {
     int64_t count = min64(kBlock, T - key0), columns = attention_padded(count);
     pack_transposed(k + key0 * k_stride, k_stride, count, D, keys_t);
@@ -197,6 +216,7 @@ static void add_parts(const float* parts, int64_t kv_heads, int64_t group, int64
   }
 }
 
-extern const CausalAttentionKernels causal_attention = {pack, forward, backward, add_parts};
+extern const CausalAttentionKernels causal_attention = {
+    pack, forward, backward, add_parts, {mask_row, softmax_row, gradient_row_half, store_rows, dot_row}};
 
 }  // namespace nift::NIFT_ISA

@@ -22,6 +22,19 @@ struct AttentionHead {
   float scale;
 };
 
+// What the products of a path that packs 16-bit blocks need in between.
+struct AttentionRowKernels {
+  // Columns [0, columns) of a row of scores that stand for keys key0 ... become -infinity where not visible.
+  void (*mask)(float* scores, int64_t position, int64_t key0, int64_t columns, int64_t window);
+  // One row of online softmax; exponentials go to `half` as bf16, columns is a multiple of kAttentionPadding.
+  void (*softmax)(float* scores, int64_t columns, float* maximum, float* sum, float* out, int64_t padded, uint16_t* half);
+  // A row of the transposed gradient: p = exp2(scores - lse), ds = p * (dp - delta), for `columns` queries.
+  void (*gradient)(const float* scores, const float* dp, int64_t columns, const float* lse, const float* delta, uint16_t* p,
+                   uint16_t* ds);
+  void (*store)(const float* x, int64_t count, int64_t head_dim, int64_t padded, float factor, float* out, int64_t stride);
+  float (*dot)(const float* a, const float* b, int64_t n);
+};
+
 struct CausalAttentionKernels {
   // Packs `count` <= kAttentionBlock rows of keys into [D][64] and of values into [64][Dp], zero padded.
   void (*pack)(const float* k, const float* v, int64_t stride, int64_t count, int64_t head_dim, float* keys_t, float* values);
@@ -35,6 +48,7 @@ struct CausalAttentionKernels {
                    float* dv, int64_t dk_stride, float* scratch);
   // One token: parts [kv_heads][group][D] of query heads that share a key head are added in order into out [kv_heads][D].
   void (*add_parts)(const float* parts, int64_t kv_heads, int64_t group, int64_t head_dim, float* out);
+  AttentionRowKernels rows;
 };
 
 inline int64_t attention_packed_keys(int64_t head_dim) {

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "../attention_bf16.h"
 #include "../scratch.h"
 #include "../thread_pool.h"
 #include "bindings.h"
@@ -12,6 +13,7 @@ namespace {
 struct Shape {
   int64_t heads, kv_heads, head_dim, window;
   float scale;
+  DType compute;
   int64_t group() const { return heads / kv_heads; }
   int64_t q_stride() const { return heads * head_dim; }
   int64_t k_stride() const { return kv_heads * head_dim; }
@@ -24,8 +26,42 @@ Shape read_shape(Args& args) {
   shape.head_dim = args.integer("headDim", 1, 1 << 20);
   shape.window = args.integer("window", 0, int64_t(1) << 40);
   shape.scale = float(args.number("scale"));
+  shape.compute = args.dtype("compute");
   if (shape.heads % shape.kv_heads) args.range("numKvHeads", "must divide numHeads");
   return shape;
+}
+
+// fp32 products, or bf16 ones where the CPU has them and the caller asks for bf16. Sizes in floats.
+struct Path {
+  decltype(CausalAttentionKernels::pack) pack;
+  decltype(CausalAttentionKernels::forward) forward;
+  decltype(CausalAttentionKernels::backward) backward;
+  int64_t key_size, value_size, forward_scratch;
+  bool half;
+
+  int64_t backward_scratch(int64_t queries, int64_t head_dim) const {
+    return half ? attention_bf16_backward_bytes(queries, head_dim) / 4 : attention_backward_scratch(queries, head_dim);
+  }
+};
+
+Path choose_path(const Shape& shape) {
+  int64_t D = shape.head_dim;
+  if (shape.compute == DType::BF16 && attention_bf16_available())
+    return {attention_bf16_pack,
+            attention_bf16_forward,
+            attention_bf16_backward,
+            attention_bf16_keys_bytes(D) / 4,
+            attention_bf16_values_bytes(D) / 4,
+            attention_bf16_forward_bytes(D) / 4,
+            true};
+  const CausalAttentionKernels& kernels = kernels_causal_attention();
+  return {kernels.pack,
+          kernels.forward,
+          kernels.backward,
+          attention_packed_keys(D),
+          attention_packed_values(D),
+          attention_forward_scratch(D),
+          false};
 }
 
 void check_sequences(Args& args, View<int32_t> cu, int64_t tokens) {
@@ -61,8 +97,8 @@ int64_t count_blocks(View<int32_t> cu) {
 
 void forward_all(const Shape& s, View<int32_t> cu, int64_t tokens, const float* q, const float* k, const float* v, float* out,
                  float* lse) {
-  const CausalAttentionKernels& kernels = kernels_causal_attention();
-  int64_t D = s.head_dim, key_size = attention_packed_keys(D), value_size = attention_packed_values(D);
+  const Path kernels = choose_path(s);
+  int64_t D = s.head_dim, key_size = kernels.key_size, value_size = kernels.value_size;
   int64_t blocks = count_blocks(cu);
   float* packed_keys = scratch_floats(ScratchSlot::Packed, blocks * s.kv_heads * (key_size + value_size));
   float* packed_values = packed_keys + blocks * s.kv_heads * key_size;
@@ -83,7 +119,7 @@ void forward_all(const Shape& s, View<int32_t> cu, int64_t tokens, const float* 
   });
   std::vector<Task> tasks = block_tasks(cu, s.heads);
   parallel_for(int64_t(tasks.size()), 1, [&](int64_t begin, int64_t end) {
-    float* scratch = scratch_floats(ScratchSlot::Task, attention_forward_scratch(D));
+    float* scratch = scratch_floats(ScratchSlot::Task, kernels.forward_scratch);
     for (int64_t t = begin; t < end; t++) {
       const Task& task = tasks[t];
       int64_t offset = task.begin * s.q_stride() + task.head * D, block = at(task, task.head / s.group());
@@ -101,7 +137,7 @@ struct Gradients {
 
 void backward_all(const Shape& s, View<int32_t> cu, int64_t tokens, const float* q, const float* k, const float* v,
                   const float* out, const float* lse, const float* d_out, Gradients to) {
-  const CausalAttentionKernels& kernels = kernels_causal_attention();
+  const Path kernels = choose_path(s);
   int64_t D = s.head_dim, group = s.group();
   // Query heads that share a key head leave their parts side by side; they are added in order below.
   bool direct = group == 1;
@@ -113,7 +149,7 @@ void backward_all(const Shape& s, View<int32_t> cu, int64_t tokens, const float*
     for (int64_t t = begin; t < end; t++) {
       int64_t head = t % s.heads, first = cu.data[t / s.heads], length = cu.data[t / s.heads + 1] - first;
       if (length == 0) continue;
-      float* scratch = scratch_floats(ScratchSlot::Task, attention_backward_scratch(length, D));
+      float* scratch = scratch_floats(ScratchSlot::Task, kernels.backward_scratch(length, D));
       int64_t at_q = first * s.q_stride() + head * D, at_k = first * s.k_stride() + head / group * D;
       kernels.backward({length, length, D, s.window, s.scale}, q + at_q, out + at_q, d_out + at_q, s.q_stride(), k + at_k,
                        v + at_k, s.k_stride(), lse + head * tokens + first, to.dq + at_q, s.q_stride(), dk_parts + at_q,
@@ -121,10 +157,11 @@ void backward_all(const Shape& s, View<int32_t> cu, int64_t tokens, const float*
     }
   });
   if (direct) return;
+  auto add_parts = kernels_causal_attention().add_parts;
   parallel_for(tokens, 16, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
-      kernels.add_parts(dk_parts + n * part_stride, s.kv_heads, group, D, to.dk + n * s.k_stride());
-      kernels.add_parts(dv_parts + n * part_stride, s.kv_heads, group, D, to.dv + n * s.k_stride());
+      add_parts(dk_parts + n * part_stride, s.kv_heads, group, D, to.dk + n * s.k_stride());
+      add_parts(dv_parts + n * part_stride, s.kv_heads, group, D, to.dv + n * s.k_stride());
     }
   });
 }
@@ -163,6 +200,6 @@ Napi::Value causal_attention_grad(const Napi::CallbackInfo& info) {
 }  // namespace
 
 extern const Entry causal_attention_entries[] = {
-    {"causalAttention", 11, causal_attention}, {"causalAttentionGrad", 15, causal_attention_grad}, {nullptr, 0, nullptr}};
+    {"causalAttention", 12, causal_attention}, {"causalAttentionGrad", 16, causal_attention_grad}, {nullptr, 0, nullptr}};
 
 }  // namespace nift

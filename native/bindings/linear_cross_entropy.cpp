@@ -109,7 +109,8 @@ class FusedRows {
   // Words whose packed rows of W take about kTileBytes, so that a tile and its logits stay in L2.
   int64_t tile_size() const {
     int64_t words = kTileBytes / gemm_.bytes(gemm_.depth(p_.channels));
-    return std::min(gemm_.columns(p_.vocabulary), BlockGemm::multiple(std::min<int64_t>(1024, std::max<int64_t>(128, words)), 64));
+    return std::min(gemm_.columns(p_.vocabulary),
+                    BlockGemm::multiple(std::min<int64_t>(1024, std::max<int64_t>(128, words)), 64));
   }
 
   void pack_rows(int64_t block, char* out) {
@@ -158,7 +159,8 @@ class FusedRows {
       if (factor != 1.0f && word > 0) kernels.scale(factor, gradients_ + row * C, C);
     }
     if (!e) return;
-    if (rows < gemm_.rows(rows)) std::memset(e + gemm_.bytes(rows * lde), 0, size_t(gemm_.bytes((gemm_.rows(rows) - rows) * lde)));
+    if (rows < gemm_.rows(rows))
+      std::memset(e + gemm_.bytes(rows * lde), 0, size_t(gemm_.bytes((gemm_.rows(rows) - rows) * lde)));
     if (!gemm_.half() && p_.compute != DType::F32) round_rows(reinterpret_cast<float*>(e), rows * lde);
     gemm_.multiply(rows, C, words, e, head_, word == 0 ? 0.0f : 1.0f, gradients_ + row0 * C, C);
   }

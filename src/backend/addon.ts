@@ -124,6 +124,22 @@ export interface AddonGemm {
     transposeA: boolean,
     transposeB: boolean,
   ): void;
+  /** out = alpha op(a) op(b) + beta out for any storage types, inputs rounded to `compute`. Dtype codes: DTYPE_CODE. */
+  matMul(
+    out: Float32Array,
+    aDtype: number,
+    a: Float32Array | Uint16Array,
+    bDtype: number,
+    b: Float32Array | Uint16Array,
+    m: number,
+    n: number,
+    k: number,
+    transposeA: boolean,
+    transposeB: boolean,
+    alpha: number,
+    beta: number,
+    compute: number,
+  ): void;
 }
 
 /** RMSNorm over the rows of x [rows, columns] and its gradients. native/bindings/rms_norm.cpp */
@@ -239,6 +255,7 @@ export interface AddonAttention {
     headDim: number,
     window: number,
     scale: number,
+    compute: number,
   ): void;
   causalAttentionGrad(
     q: Float32Array,
@@ -256,6 +273,7 @@ export interface AddonAttention {
     headDim: number,
     window: number,
     scale: number,
+    compute: number,
   ): void;
   /** Appends k and v to the cache [slot, Hkv, capacity, D] after `lengths`, then attends. */
   cachedAttention(

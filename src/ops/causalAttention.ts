@@ -5,17 +5,18 @@
  *
  * Shapes: q, o [N, H*D]; k, v [N, Hkv*D]; head h reads key/value head floor(h / (H/Hkv)); cuSeqlens [B+1].
  * Saved for backward: q, k, v, o and the log-sum-exp of each row [H, N]; the T x T matrix never exists on `native`.
- * Numerics: fp32 scores, softmax and sums. The reference rounds q, k, v and p to `compute`; the native kernel computes
- * these products in full fp32, which is closer to the exact result.
+ * Numerics: fp32 scores, softmax and sums. The inputs of every product (q, k, v, p; backward: their gradients) are rounded
+ * to `compute`. Differs: the native kernel rounds to bfloat16 where the CPU multiplies bfloat16, and otherwise computes in
+ * full fp32, which is closer to the exact result.
  * Source: Dao et al., FlashAttention (arXiv 2205.14135), algorithms 1 and 4; FlashAttention-2 (2307.08691), section 3.1.
  */
 import { NiftError } from '../errors.js';
 import { tf, type Tensor, type Tensor2D } from '../backend/tf.js';
 import { addon } from '../backend/addon.js';
-import type { ComputeDtype } from '../backend/dtype.js';
+import { DTYPE_CODE, type ComputeDtype } from '../backend/dtype.js';
 import type { NativeBackend } from '../backend/native.js';
 import { usesKernel } from './registry.js';
-import { roundTo } from './rounding.js';
+import { roundGradient, roundTo } from './rounding.js';
 
 const KERNEL = 'CausalAttention';
 const GRADIENT_KERNEL = 'CausalAttentionGrad';
@@ -82,10 +83,11 @@ export function attendSequence(q: Tensor2D, k: Tensor2D, v: Tensor2D, past: numb
   // [T, heads*D] -> [Hkv, (G*)T, D]
   const split = (x: Tensor2D, heads: number): Tensor =>
     tf.reshape(tf.transpose(tf.reshape(roundTo(x, compute), [x.shape[0], heads, headDim]), [1, 0, 2]), [numKvHeads, -1, headDim]);
-  const products = tf.matMul(split(q, numHeads), split(k, numKvHeads), false, true);
+  const products = roundGradient(tf.matMul(split(q, numHeads), split(k, numKvHeads), false, true), compute);
   const scores = tf.mul(tf.reshape(products, [numHeads, queries, keys]), scoreScale(shape));
   const p = tf.softmax(tf.add(scores, causalMask(queries, keys, past, slidingWindow)), -1);
-  const o = tf.matMul(tf.reshape(roundTo(p, compute), [numKvHeads, group * queries, keys]), split(v, numKvHeads));
+  const seen = tf.matMul(tf.reshape(roundTo(p, compute), [numKvHeads, group * queries, keys]), split(v, numKvHeads));
+  const o = roundGradient(seen, compute);
   const perHead = tf.transpose(tf.reshape(o, [numHeads, queries, headDim]), [1, 0, 2]);
   return tf.reshape(perHead, [queries, numHeads * headDim]);
 }
@@ -138,12 +140,22 @@ interface KernelAttrs {
   headDim: number;
   window: number;
   scale: number;
+  compute: number;
   cuSeqlens: Int32Array;
 }
 
 function toAttrs(options: CausalAttentionOptions): tf.NamedAttrMap {
   const { numHeads, numKvHeads, headDim, slidingWindow, cuSeqlens } = options;
-  const attrs: KernelAttrs = { numHeads, numKvHeads, headDim, window: slidingWindow ?? 0, scale: scoreScale(options), cuSeqlens };
+  const compute = DTYPE_CODE[options.compute];
+  const attrs: KernelAttrs = {
+    numHeads,
+    numKvHeads,
+    headDim,
+    window: slidingWindow ?? 0,
+    scale: scoreScale(options),
+    compute,
+    cuSeqlens,
+  };
   return attrs as unknown as tf.NamedAttrMap;
 }
 
@@ -175,18 +187,18 @@ interface KernelCall {
 function forwardKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
   const native = backend as NativeBackend;
   const { q, k, v } = inputs as Record<'q' | 'k' | 'v', Tensor2D>;
-  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale } = attrs as unknown as KernelAttrs;
+  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale, compute } = attrs as unknown as KernelAttrs;
   const out = native.output(q.shape);
   const lse = native.output([numHeads, q.shape[0]]);
   const [qs, ks, vs] = [native.floats(q), native.floats(k), native.floats(v)];
-  addon()!.causalAttention(qs, ks, vs, cuSeqlens, out.data, lse.data, numHeads, numKvHeads, headDim, window, scale);
+  addon()!.causalAttention(qs, ks, vs, cuSeqlens, out.data, lse.data, numHeads, numKvHeads, headDim, window, scale, compute);
   return [out.info, lse.info];
 }
 
 function gradientKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
   const native = backend as NativeBackend;
   const tensors = inputs as Record<'q' | 'k' | 'v' | 'out' | 'logSumExp' | 'dOut', Tensor2D>;
-  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale } = attrs as unknown as KernelAttrs;
+  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale, compute } = attrs as unknown as KernelAttrs;
   const [dq, dk, dv] = [native.output(tensors.q.shape), native.output(tensors.k.shape), native.output(tensors.v.shape)];
   addon()!.causalAttentionGrad(
     native.floats(tensors.q),
@@ -204,6 +216,7 @@ function gradientKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[]
     headDim,
     window,
     scale,
+    compute,
   );
   return [dq.info, dk.info, dv.info];
 }

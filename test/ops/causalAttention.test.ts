@@ -74,6 +74,10 @@ function expectRun(actual: Run, expected: { [key in keyof Run]: ArrayLike<number
     expectClose(actual[key], expected[key], { ...limit, abs: 1e-6, label: key });
 }
 
+function rootMeanSquare(x: Float32Array): number {
+  return Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length);
+}
+
 const isas = addon()?.runtimeInfo().isas ?? [];
 
 describe('causalAttention', () => {
@@ -137,23 +141,30 @@ describe('causalAttention', () => {
     const c = shape([131, 64, 9], 6, 2, 24);
     const data = attentionData(c);
     const { threads } = addon()!.runtimeInfo();
-    const many = run(causalAttention, c, data);
-    addon()!.setNumThreads(1);
-    const one = run(causalAttention, c, data);
-    addon()!.setNumThreads(threads);
-    expect(one).toEqual(many);
+    for (const compute of ['float32', 'bfloat16'] as const) {
+      const many = run(causalAttention, c, data, compute);
+      addon()!.setNumThreads(1);
+      const one = run(causalAttention, c, data, compute);
+      addon()!.setNumThreads(threads);
+      expect(one).toEqual(many);
+    }
   });
 
   it.each(['bfloat16', 'float16'] as const)('in %s is no further from float64 than twice the reference', (compute) => {
-    const c = shape([90, 30], 4, 2, 32);
-    const data = attentionData(c);
-    const exact = attentionFloat64(c, data);
-    const ours = run(causalAttention, c, data, compute);
-    const reference = run(causalAttentionReference, c, data, compute);
-    for (const key of ['out', 'dq', 'dk', 'dv'] as const) {
-      const error = (x: Float32Array): number =>
-        x.reduce((most, value, i) => Math.max(most, Math.abs(value - exact[key][i]!)), 0);
-      expect(error(ours[key]), key).toBeLessThanOrEqual(2 * error(reference[key]));
+    const cases = [shape([90, 30], 4, 2, 32), shape([65], 2, 1, 59, 20), shape([3, 129], 2, 2, 48), shape([70], 8, 1, 8)];
+    for (const c of cases) {
+      const data = attentionData(c);
+      const exact = attentionFloat64(c, data);
+      const reference = run(causalAttentionReference, c, data, compute);
+      for (const isa of isas) {
+        addon()!.setIsa(isa);
+        const ours = run(causalAttention, c, data, compute);
+        for (const key of ['out', 'dq', 'dk', 'dv'] as const) {
+          const error = (x: Float32Array): number => rootMeanSquare(x.map((value, i) => value - exact[key][i]!));
+          expect(error(ours[key]), `${isa} D ${c.headDim} ${key}`).toBeLessThanOrEqual(2 * error(reference[key]) + 1e-7);
+          expect(ours[key].every(Number.isFinite)).toBe(true);
+        }
+      }
     }
   });
 
