@@ -38,20 +38,20 @@ Napi::Value map_view(const Napi::CallbackInfo& info) {
     uint8_t* data = share->bytes(offset, length);
     // A view of nothing needs no memory, and engines dislike several external buffers at one address.
     if (length == 0) return Napi::ArrayBuffer::New(args.env(), 0);
-    auto own = std::make_unique<Share>(share);
+    auto* own = new Share(share);
     napi_value result;
     napi_status status = napi_create_external_arraybuffer(
-        args.env(), data, size_t(length), [](napi_env, void*, void* hint) { delete static_cast<Share*>(hint); }, own.get(),
-        &result);
+        args.env(), data, size_t(length), [](napi_env, void*, void* hint) { delete static_cast<Share*>(hint); }, own, &result);
     if (status != napi_ok) {
-      // A pending exception (too large for one ArrayBuffer) becomes our message; Electron refuses external buffers altogether.
+      // Electron refuses external buffers before it takes the share; Node, for lengths that it cannot hold, throws, and still
+      // calls the finalizer.
+      if (status == napi_no_external_buffers_allowed) delete own;
       bool pending = false;
       napi_is_exception_pending(args.env(), &pending);
       napi_value ignored;
       if (pending) napi_get_and_clear_last_exception(args.env(), &ignored);
-      throw std::runtime_error("this engine refuses an external ArrayBuffer of " + std::to_string(length) + " bytes");
+      throw std::runtime_error("this engine refuses an ArrayBuffer of " + std::to_string(length) + " bytes");
     }
-    own.release();
     return Napi::Value(args.env(), result);
   });
 }

@@ -44,6 +44,15 @@ function codeOf(action: () => unknown): ErrorCode {
   throw new Error('nothing was thrown');
 }
 
+function lengthOrCode(action: () => Uint8Array): number | ErrorCode {
+  try {
+    return action().length;
+  } catch (error) {
+    if (error instanceof NiftError) return error.code;
+    throw error;
+  }
+}
+
 const tensor = (dtype: unknown, shape: unknown, data_offsets: unknown): object => ({ dtype, shape, data_offsets });
 
 describe.each([
@@ -141,6 +150,8 @@ describe.each([
     const file = openSafetensors(name, { map });
     expect([...file.readFloat32('b')]).toEqual([1, 2]);
     expect(file.info('b').offset).toBe(8 + json.length + size);
+    // More than one array holds in Node 20; later versions hold it.
+    expect([5 * 2 ** 30, 'NIFT_FILE_IO', 'NIFT_OUT_OF_MEMORY']).toContain(lengthOrCode(() => file.bytes('a')));
     file.close();
     const sparse = openSync(name, 'r+');
     ftruncateSync(sparse, 8 + json.length + size);
