@@ -13,7 +13,7 @@ import { CausalLM } from '../model/causalLM.js';
 import { generate, type StopReason } from '../model/generate.js';
 import { getTemplate } from '../templates/index.js';
 import { Tokenizer } from '../tokenizer/tokenizer.js';
-import type { LogRow, TrainEvent, TrainResult } from '../train/events.js';
+import type { TrainEvent, TrainResult } from '../train/events.js';
 import { train } from '../train/train.js';
 import { measureAnswers, type Measures } from './measures.js';
 import { REPORT_FILE, writeRecipe, writeReport } from './reportFiles.js';
@@ -107,7 +107,7 @@ export async function runDemo(options: DemoOptions, onEvent: (event: DemoEvent) 
     onEvent: (event) => onEvent({ type: 'train', event }),
     ...(options.signal ? { signal: options.signal } : {}),
   });
-  const loss = training.logHistory.flatMap((row) => ('loss' in row && row.loss !== null ? [(row as LogRow).loss!] : []));
+  const loss = training.logHistory.flatMap((row) => ('loss' in row && row.loss !== null ? [row.loss] : []));
 
   let after: DemoAnswer[] | null = null;
   if (training.status !== 'stopped' && options.signal?.aborted !== true) {

@@ -126,7 +126,7 @@ export function adamwReference(
       param.assign(tf.sub(tf.mul(param, 1 - lr * weightDecay), tf.mul(tf.div(m, denominator), stepSize)));
     });
     return { gradNorm, finite: true };
-  }) as unknown as AdamWResult;
+  });
 }
 
 function check(params: readonly Variable[], grads: readonly Tensor[], state: AdamWState, hyper: AdamWHyper): void {

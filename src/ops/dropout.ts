@@ -35,7 +35,7 @@ export function dropout<T extends Tensor>(x: T, { rate, seed }: DropoutOptions):
 
 /** The definition of {@link dropout}: a mask made in JavaScript, then stock TF.js ops. */
 export function dropoutReference<T extends Tensor>(x: T, { rate, seed }: DropoutOptions): T {
-  return tf.tidy(() => tf.mul(x, tf.tensor(dropoutMask(x.size, { rate, seed }), x.shape)) as T);
+  return tf.tidy(() => tf.mul<T>(x, tf.tensor(dropoutMask(x.size, { rate, seed }), x.shape)));
 }
 
 /** The factors 0 and 1 / (1 - rate) for `size` elements. */
@@ -85,7 +85,7 @@ export function registerDropout(): void {
   tf.registerGradient({
     kernelName: 'NiftDropout',
     gradFunc: (dy, _saved, attrs) => ({
-      x: () => tf.engine().runKernel('NiftDropout', { x: dy as Tensor }, attrs) as Tensor,
+      x: () => tf.engine().runKernel<Tensor>('NiftDropout', { x: dy as Tensor }, attrs),
     }),
   });
   const native = addon();

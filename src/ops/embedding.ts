@@ -58,7 +58,7 @@ export function registerEmbedding(): void {
     gradFunc: (dy, saved) => {
       const [ids, table] = saved as [Tensor, Tensor];
       const attrs = { shape: table.shape };
-      return { table: () => tf.engine().runKernel('EmbeddingGrad', { dy: dy as Tensor, ids }, attrs) as Tensor };
+      return { table: () => tf.engine().runKernel<Tensor>('EmbeddingGrad', { dy: dy as Tensor, ids }, attrs) };
     },
   });
   const native = addon();

@@ -54,8 +54,8 @@ export function registerRmsNorm(): void {
       const [x, weight] = saved as [Tensor, Tensor];
       const inputs = { dy: dy as Tensor, x, weight };
       return {
-        x: () => tf.engine().runKernel('RMSNormGradX', inputs, attrs) as Tensor,
-        weight: () => tf.engine().runKernel('RMSNormGradWeight', inputs, attrs) as Tensor,
+        x: () => tf.engine().runKernel<Tensor>('RMSNormGradX', inputs, attrs),
+        weight: () => tf.engine().runKernel<Tensor>('RMSNormGradWeight', inputs, attrs),
       };
     },
   });

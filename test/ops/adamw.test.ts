@@ -40,8 +40,8 @@ class Float64AdamW {
         const [p, m, v] = [this.p[t]!, this.m[t]!, this.v[t]!];
         m[i] = h.beta1 * m[i]! + (1 - h.beta1) * g;
         v[i] = h.beta2 * v[i]! + (1 - h.beta2) * g * g;
-        const denominator = Math.sqrt(v[i]! / (1 - h.beta2 ** h.step)) + h.eps;
-        p[i] = p[i]! * (1 - h.lr * h.weightDecay) - (h.lr * (m[i]! / (1 - h.beta1 ** h.step))) / denominator;
+        const denominator = Math.sqrt(v[i] / (1 - h.beta2 ** h.step)) + h.eps;
+        p[i] = p[i]! * (1 - h.lr * h.weightDecay) - (h.lr * (m[i] / (1 - h.beta1 ** h.step))) / denominator;
       }),
     );
     return norm;

@@ -78,7 +78,7 @@ describe.each(['native', 'cpu'])('swiglu on %s', (backend) => {
   });
 
   it('leaks nothing, and refuses shapes that differ', () => {
-    const [gate, up] = [tf.ones([2, 3]) as Tensor2D, tf.ones([2, 3]) as Tensor2D];
+    const [gate, up] = [tf.ones<tf.Rank.R2>([2, 3]), tf.ones<tf.Rank.R2>([2, 3])];
     const before = tf.memory().numTensors;
     tf.dispose(tf.grads((a, b) => swiglu(a as Tensor2D, b as Tensor2D))([gate, up]));
     expect(tf.memory().numTensors).toBe(before);
