@@ -22,6 +22,8 @@ export interface GenerateOptions extends SamplingOptions {
   decode?: (ids: Int32Array) => string;
   /** Sequences side by side; default 8. */
   batchSize?: number;
+  /** New tokens of one forward pass, which bounds memory while prompts are read; default 1024. */
+  prefillTokens?: number;
   /** Stops after the current step; unfinished sequences end with reason `abort`. */
   signal?: AbortSignal;
 }
@@ -50,8 +52,7 @@ export interface TokenEvent {
 
 const DEFAULT_NEW_TOKENS = 128;
 const DEFAULT_BATCH = 8;
-/** New tokens per forward pass while prompts are read. */
-const STEP_TOKENS = 1024;
+const DEFAULT_PREFILL = 1024;
 /** Tokens of a character, at most: byte-fallback vocabularies spell one in UTF-8 bytes. */
 const TOKENS_PER_CHARACTER = 4;
 
@@ -72,7 +73,7 @@ export async function generate(
   const sequences = prompts.map((prompt, index) => new Sequence(model, prompt, index, limits[index]!, options));
   const batchSize = options.batchSize ?? DEFAULT_BATCH;
   for (let first = 0; first < sequences.length; first += batchSize) {
-    await runBatch(model, sequences.slice(first, first + batchSize), options.signal, onToken);
+    await runBatch(model, sequences.slice(first, first + batchSize), options, onToken);
   }
   return sequences.map((sequence) => sequence.result());
 }
@@ -116,7 +117,7 @@ function checkPrompts(model: CausalLM, prompts: readonly Int32Array[], options: 
 async function runBatch(
   model: CausalLM,
   sequences: readonly Sequence[],
-  signal: AbortSignal | undefined,
+  { signal, prefillTokens = DEFAULT_PREFILL }: GenerateOptions,
   onToken: ((event: TokenEvent) => void) | undefined,
 ): Promise<void> {
   let live = [...sequences];
@@ -130,7 +131,7 @@ async function runBatch(
         for (const sequence of live) sequence.stopReason = 'abort';
         return;
       }
-      step(model, live, cache, onToken);
+      step(model, live, cache, Math.max(prefillTokens, live.length), onToken);
       const rows = live.flatMap((sequence, row) => (sequence.stopReason === undefined ? [row] : []));
       if (rows.length === live.length) continue;
       live = rows.map((row) => live[row]!);
@@ -146,9 +147,10 @@ function step(
   model: CausalLM,
   live: readonly Sequence[],
   cache: KvCache,
+  tokenBudget: number,
   onToken: ((event: TokenEvent) => void) | undefined,
 ): void {
-  let budget = Math.max(STEP_TOKENS, live.length);
+  let budget = tokenBudget;
   const counts = Int32Array.from(live, (sequence) => {
     const count = Math.min(sequence.pending.length, budget);
     budget -= count;

@@ -15,7 +15,7 @@ import { uniformArray } from '../random.js';
 import type { ModelConfig } from './config.js';
 import type { LoraPair } from './layers.js';
 import { LINEAR_MODULES, layerPrefix, linearShape, type LinearModule } from './parameters.js';
-import { FLOAT_DTYPES, variable } from './weights.js';
+import { FLOAT_DTYPES, ownFloat32, variable } from './weights.js';
 
 export interface LoraConfig {
   r: number;
@@ -154,8 +154,8 @@ export function loadLora(targets: readonly LoraTarget[], lora: LoraConfig, sourc
   return targets.map((target) => {
     const [nameA, nameB] = [loraNameA(target), loraNameB(target)];
     return {
-      a: variable(source.readFloat32(nameA).slice(), shapes.get(nameA)!),
-      b: variable(source.readFloat32(nameB).slice(), shapes.get(nameB)!),
+      a: variable(ownFloat32(source, nameA), shapes.get(nameA)!),
+      b: variable(ownFloat32(source, nameB), shapes.get(nameB)!),
       scaling: target.scaling,
       dropout: lora.dropout ?? 0,
     };

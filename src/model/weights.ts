@@ -59,7 +59,7 @@ export function loadWeights(
   for (const [name, shape] of shapes) {
     weights.set(
       name,
-      options.trainable ? variable(source.readFloat32(name).slice(), shape) : constant(source, name, shape, options.storage),
+      options.trainable ? variable(ownFloat32(source, name), shape) : constant(source, name, shape, options.storage),
     );
   }
   return weights;
@@ -90,6 +90,12 @@ export function randomWeights(
     stream++;
   }
   return weights;
+}
+
+/** Values of a tensor in memory of their own: F32 comes as a view of the file, everything else is converted anyway. */
+export function ownFloat32(source: TensorSource, name: string): Float32Array {
+  const values = source.readFloat32(name);
+  return source.info(name).dtype === 'F32' ? values.slice() : values;
 }
 
 /** A trainable tensor that owns `values`. */

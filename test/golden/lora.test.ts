@@ -28,12 +28,12 @@ const CASES = [
   'tiny-qwen2-r8',
 ];
 
-describe.skipIf(!hasShared).each(BACKENDS)('LoRA on %s', (backend) => {
+describe.skipIf(!hasShared).each([...BACKENDS, 'wasm'])('LoRA on %s', (backend) => {
   beforeAll(async () => {
     await useBackend(backend);
   });
 
-  describe.each(CASES)('%s', (name) => {
+  describe.each(backend === 'wasm' ? ['tiny-qwen2-r8'] : CASES)('%s', (name) => {
     let golden: Case;
     let lm: CausalLM;
     beforeAll(async () => {
