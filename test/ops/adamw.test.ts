@@ -48,7 +48,7 @@ class Float64AdamW {
   }
 }
 
-describe.each(['native', 'cpu'])('adamw on %s', (backend) => {
+describe.each(['native', 'cpu', 'wasm'])('adamw on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   it.each([

@@ -8,7 +8,7 @@ import { randomFloats } from './floats.js';
 
 const SEED = 2 ** 40 + 12345;
 
-describe.each(['native', 'cpu'])('dropout on %s', (backend) => {
+describe.each(['native', 'cpu', 'wasm'])('dropout on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   it.each([1, 7, 1000, 70_001])('multiplies by the mask, forward and backward, %i elements', (size) => {

@@ -17,7 +17,7 @@ const SHAPES: [number, number, number][] = [
 const randomIds = (n: number, vocab: number): Int32Array =>
   Int32Array.from(randomFloats(n, n + vocab), (value) => Math.floor(((value + 1) / 2) * vocab));
 
-describe.each(['native', 'cpu'])('embedding on %s', (backend) => {
+describe.each(['native', 'cpu', 'wasm'])('embedding on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   it.each(SHAPES)('looks rows up and adds gradients up, N %i, V %i, C %i', (n, vocab, columns) => {

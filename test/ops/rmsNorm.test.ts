@@ -55,7 +55,7 @@ function run(op: typeof rmsNorm, x: Tensor2D, weight: Tensor1D, dy: Tensor2D): R
   });
 }
 
-describe.each(['native', 'cpu'])('rmsNorm on %s', (backend) => {
+describe.each(['native', 'cpu', 'wasm'])('rmsNorm on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   it.each(SHAPES)('equals the float64 loops, values and gradients, [%i, %i]', (rows, columns) => {

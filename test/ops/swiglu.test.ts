@@ -42,7 +42,7 @@ function run(
   });
 }
 
-describe.each(['native', 'cpu'])('swiglu on %s', (backend) => {
+describe.each(['native', 'cpu', 'wasm'])('swiglu on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   it.each(SHAPES)('equals the float64 loops, values and gradients, [%i, %i]', (rows, columns) => {
