@@ -24,7 +24,7 @@ export interface MemoryPlan {
   gradients: number;
   optimizer: number;
   activations: number;
-  /** Chunk of logits, and the gradients that flow through one layer. */
+  /** Chunk of logits. */
   workspace: number;
   data: number;
   /** Node.js, TensorFlow.js, compiled code, buffers that wait for reuse. */
@@ -84,12 +84,10 @@ function layerFloats({ config, adapters, dropout }: MemoryQuestion): number {
   return floats;
 }
 
-/** The larger of two moments: the loss at the top, or the widest layer's backward pass. */
+/** The chunk of logits. Gradients inside a layer take the place of activations that the backward pass has given back. */
 function workspaceBytes({ config, batchTokens, batchTargets, native }: MemoryQuestion): number {
-  const { hiddenSize: c, intermediateSize: f, vocabSize } = config;
-  const loss = native ? Math.min(LOGITS_CHUNK, batchTargets * vocabSize * FLOAT) : 4 * batchTokens * vocabSize * FLOAT;
-  const backward = (2 * c + 4 * f) * batchTokens * FLOAT;
-  return Math.max(loss, backward);
+  if (native) return Math.min(LOGITS_CHUNK, batchTargets * config.vocabSize * FLOAT);
+  return 4 * batchTokens * config.vocabSize * FLOAT;
 }
 
 function weightBytes(config: ModelConfig, storage: StorageDtype): number {
