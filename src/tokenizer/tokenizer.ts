@@ -125,6 +125,9 @@ function build(definition: JsonObject, config: JsonObject, file: string): Librar
     speedUpBpe(library.model);
     repairDecoder(library.decoder);
     repairPreTokenizer(library.pre_tokenizer, complete.pre_tokenizer);
+    // A faulty post-processor or decoder shows itself only in use.
+    const trial = library.encode('a b', { add_special_tokens: true }).ids.filter((id) => id !== undefined);
+    if (trial.length > 0) library.decode(trial, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
     return library;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);

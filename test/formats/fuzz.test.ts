@@ -18,6 +18,7 @@ import { openSafetensors, SAFETENSORS_DTYPES, type TensorSource } from '../../sr
 import { openCheckpointTensors } from '../../src/formats/shards.js';
 import type { TensorToWrite } from '../../src/formats/safetensorsWriter.js';
 import { parseModelConfig } from '../../src/model/config.js';
+import { Tokenizer } from '../../src/tokenizer/tokenizer.js';
 import { tempFolder } from './tempFolder.js';
 
 const folder = tempFolder();
@@ -407,6 +408,29 @@ data_seed: *a
     );
     expect(outcome.accepted).toBeGreaterThan(0);
     expect(outcome.codes.get('NIFT_RECIPE')).toBeGreaterThan(0);
+  });
+
+  it('tokenizers', async () => {
+    const dir = path.join(folder, 'tokenizer');
+    mkdirSync(dir);
+    const tokens = ['<unk>', '<s>', '</s>', '<0x41>', '▁', 'a', 'b', '▁a', 'ab'];
+    const definition = {
+      added_tokens: tokens.slice(0, 3).map((content, id) => ({ id, content, special: true, normalized: false, lstrip: false, rstrip: false, single_word: false })),
+      normalizer: { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, { type: 'Replace', pattern: { String: ' ' }, content: '▁' }] },
+      pre_tokenizer: null,
+      post_processor: { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }], pair: [], special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } } },
+      decoder: { type: 'Sequence', decoders: [{ type: 'Replace', pattern: { String: '▁' }, content: ' ' }, { type: 'ByteFallback' }, { type: 'Fuse' }] },
+      model: { type: 'BPE', unk_token: '<unk>', byte_fallback: true, vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), merges: ['▁ a', 'a b'] },
+    }; // prettier-ignore
+    const warnings = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    const outcome = await fuzz(12, ROUNDS, (random) => {
+      writeFileSync(path.join(dir, 'tokenizer.json'), mutateText(JSON.stringify(definition), random));
+      const tokenizer = Tokenizer.load(dir);
+      tokenizer.decode(tokenizer.encode('a b ab <s> é', { addSpecial: true }), { skipSpecial: true });
+    });
+    warnings.mockRestore();
+    expect(outcome.accepted).toBeGreaterThan(0);
+    expect(outcome.codes.get('NIFT_TOKENIZER')).toBeGreaterThan(0);
   });
 
   it('rows, journals and dataset_info.json', async () => {
