@@ -7,6 +7,7 @@
       "native/cached_attention.cpp",
       "native/causal_attention.cpp",
       "native/gemm_f32.cpp",
+      "native/peak.cpp",
       "native/convert.cpp",
       "native/softmax.cpp",
       "native/reduce.cpp",
@@ -24,6 +25,7 @@
       "native/thread_pool.cpp",
       "native/scratch.cpp",
       "native/attention_bf16.cpp",
+      "native/block_gemm_amx.cpp",
       "native/gemm.cpp",
       "native/bindings/runtime.cpp",
       "native/mapped_file.cpp",
@@ -47,6 +49,7 @@
       "native/bindings/dropout.cpp",
       "native/bindings/adamw.cpp",
       "native/bindings/gemm.cpp",
+      "native/bindings/peak.cpp",
       "native/bindings/linear.cpp"
     ]
   },
@@ -102,14 +105,14 @@
           "target_name": "kernels_avx512bf16",
           "type": "static_library",
           "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mavx512bf16"],
-          "sources": ["native/gemm_bf16.cpp"],
+          "sources": ["native/gemm_bf16.cpp", "native/peak_bf16.cpp"],
           "defines": ["NIFT_ISA=avx512bf16"]
         },
         {
           "target_name": "kernels_amx",
           "type": "static_library",
           "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
-          "sources": ["native/gemm_bf16.cpp"],
+          "sources": ["native/gemm_bf16.cpp", "native/peak_bf16.cpp"],
           "defines": ["NIFT_ISA=amx"]
         }
       ]

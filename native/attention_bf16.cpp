@@ -101,15 +101,14 @@ void attention_bf16_forward(const AttentionHead& head, int64_t first, int64_t co
   for (int64_t block = first_key(low, head.window) / kBlock; block * kBlock <= high; block++) {
     int64_t key0 = block * kBlock, keys = std::min(kBlock, head.keys - key0), seen = std::min(keys, high + 1 - key0);
     int64_t columns = attention_padded(seen);
-    gemm.multiply(count, seen, D, queries, reinterpret_cast<const char*>(keys_t) + block * keys_bytes, 0, scores, kScoreStride,
-                  head.scale * kLog2E);
+    gemm.multiply_padded(count, seen, D, queries, reinterpret_cast<const char*>(keys_t) + block * keys_bytes, false, scores, kScoreStride);
     bool masked = key0 + columns - 1 > low || first_key(high, head.window) > key0;
     for (int64_t i = 0; i < count; i++) {
       if (masked) rows.mask(scores + i * kScoreStride, low + i, key0, columns, head.window);
-      rows.softmax(scores + i * kScoreStride, columns, maximum + i, sum + i, o + i * padded, padded, p + i * p_stride);
+      rows.softmax(scores + i * kScoreStride, columns, head.scale * kLog2E, maximum + i, sum + i, o + i * padded, padded, p + i * p_stride);
     }
     clear_tail(p, count, columns, gemm.depth(keys), p_stride);
-    gemm.multiply(count, D, keys, p, reinterpret_cast<const char*>(values) + block * values_bytes, 1, o, padded);
+    gemm.multiply_padded(count, D, keys, p, reinterpret_cast<const char*>(values) + block * values_bytes, true, o, padded);
   }
   gemm.kernels.leave();
   for (int64_t i = 0; i < count; i++) {
@@ -196,21 +195,21 @@ class Backward {
  private:
   void run_block(int64_t key0, int64_t keys, int64_t i0, int64_t queries) {
     int64_t block = i0 / kBlock, columns = attention_padded(queries), stride = gemm_.stride(kBlock);
-    gemm_.multiply(keys, queries, D_, k_rows_, q_t_ + block * keys_bytes_, 0, scores_, kScoreStride, head_.scale * kLog2E);
-    gemm_.multiply(keys, queries, D_, v_rows_, do_t_ + block * keys_bytes_, 0, d_scores_, kScoreStride);
+    gemm_.multiply_padded(keys, queries, D_, k_rows_, q_t_ + block * keys_bytes_, false, scores_, kScoreStride);
+    gemm_.multiply_padded(keys, queries, D_, v_rows_, do_t_ + block * keys_bytes_, false, d_scores_, kScoreStride);
     for (int64_t j = 0; j < keys; j++) {
       float *scores = scores_ + j * kScoreStride, *d_scores = d_scores_ + j * kScoreStride;
       mask(scores, d_scores, key0 + j - i0, queries, columns);
-      rows_.gradient(scores, d_scores, columns, lse_ + i0, delta_ + i0, p_ + j * stride, ds_ + j * stride);
+      rows_.gradient(scores, d_scores, columns, head_.scale * kLog2E, lse_ + i0, delta_ + i0, p_ + j * stride, ds_ + j * stride);
     }
     int64_t depth = gemm_.depth(queries);
     clear_tail(p_, keys, columns, depth, stride);
     clear_tail(ds_, keys, columns, depth, stride);
-    float beta = i0 > key0 ? 1.0f : 0.0f;
-    gemm_.multiply(keys, D_, queries, p_, do_ + block * values_bytes_, beta, dv_, padded_);
-    gemm_.multiply(keys, D_, queries, ds_, q_ + block * values_bytes_, beta, dk_, padded_);
+    bool more = i0 > key0;
+    gemm_.multiply_padded(keys, D_, queries, p_, do_ + block * values_bytes_, more, dv_, padded_);
+    gemm_.multiply_padded(keys, D_, queries, ds_, q_ + block * values_bytes_, more, dk_, padded_);
     gemm_.pack_a({ds_, DType::BF16, stride, true}, 0, queries, keys, ds_rows_);
-    gemm_.multiply(queries, D_, keys, ds_rows_, k_, 1.0f, dq_ + i0 * padded_, padded_);
+    gemm_.multiply_padded(queries, D_, keys, ds_rows_, k_, true, dq_ + i0 * padded_, padded_);
   }
 
   // Queries of a row that do not see its key, `offset` = key - first query, and columns that are no queries.

@@ -8,6 +8,13 @@
 
 namespace nift {
 
+#if defined(__x86_64__)
+namespace amx {
+void block_product(int64_t M, int64_t N, int64_t depth, const void* a, int64_t lda, const void* b, bool accumulate, float* C,
+                   int64_t ldc);
+}
+#endif
+
 inline const GemmKernels& block_kernels(DType compute) {
 #if defined(__x86_64__)
   if (compute == DType::BF16 && active_isa() == Isa::Amx) return amx::gemm_bf16;
@@ -45,20 +52,28 @@ class BlockGemm {
     for (int64_t i = 0; i * kernels.nr < N; i++) pack_panel(B, i, N, K, out);
   }
 
-  // C[M, N] = alpha A B + beta C. Between enter() and leave() of the kernels.
-  void multiply(int64_t M, int64_t N, int64_t K, const void* a, const void* b, float beta, float* C, int64_t ldc,
-                float alpha = 1.0f) const {
+  // C[M, N] = A B + beta C. This and the next: between enter() and leave() of the kernels.
+  void multiply(int64_t M, int64_t N, int64_t K, const void* a, const void* b, float beta, float* C, int64_t ldc) const {
     int64_t all = depth(K), pieces = std::max<int64_t>(1, (all + kernels.max_depth - 1) / kernels.max_depth);
     int64_t piece = multiple((all + pieces - 1) / pieces, kernels.depth_step), lda = stride(K);
     const char *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b);
     for (int64_t j = 0; j < N; j += kernels.nr)
       for (int64_t k = 0; k < all; k += piece) {
-        TileEnd end = {alpha, k == 0 ? beta : 1.0f, nullptr, false};
+        TileEnd end = {1.0f, k == 0 ? beta : 1.0f, nullptr, false};
         for (int64_t i = 0; i < M; i += kernels.mr)
           kernels.tile(std::min(piece, all - k), pa + bytes(i * lda + k), lda, pb + bytes(j * all + k * kernels.nr),
                        C + i * ldc + j, ldc, int(std::min<int64_t>(kernels.mr, M - i)), int(std::min<int64_t>(kernels.nr, N - j)),
                        end);
       }
+  }
+
+  // C[M, N] = A B, or += with `accumulate`. C must have room for M and N rounded up to 16: what lies there is overwritten.
+  void multiply_padded(int64_t M, int64_t N, int64_t K, const void* a, const void* b, bool accumulate, float* C,
+                       int64_t ldc) const {
+#if defined(__x86_64__)
+    if (&kernels == &amx::gemm_bf16) return amx::block_product(M, N, depth(K), a, stride(K), b, accumulate, C, ldc);
+#endif
+    multiply(M, N, K, a, b, accumulate ? 1.0f : 0.0f, C, ldc);
   }
 
   const GemmKernels& kernels;

@@ -60,18 +60,18 @@ NIFT_INLINE bool fully_visible(int64_t low, int64_t high, int64_t key0, int64_t 
   return key0 + columns - 1 <= low && first_key(high, window) <= key0;
 }
 
-// One row of online softmax: scores become exp2(score - running maximum), in place or as bf16 in `half`; the output row is
-// rescaled to the new maximum.
-static void softmax_row(float* scores, int64_t columns, float* maximum, float* sum, float* out, int64_t padded,
-                        uint16_t* half) {
-  Vec best = vec_load(scores);
-  for (int64_t j = kLanes; j < columns; j += kLanes) best = vec_max(vec_load(scores + j), best);
+// One row of online softmax: scores become exp2(factor * score - running maximum), in place or as bf16 in `half`; the output
+// row is rescaled to the new maximum.
+NIFT_INLINE void softmax(float* scores, int64_t columns, float factor, float* maximum, float* sum, float* out, int64_t padded,
+                         uint16_t* half) {
+  Vec best = vec_load(scores) * factor;
+  for (int64_t j = kLanes; j < columns; j += kLanes) best = vec_max(vec_load(scores + j) * factor, best);
   float highest = vec_max_lane(best);
   highest = highest > *maximum ? highest : *maximum;
   float shift = highest == NIFT_MINUS_INFINITY ? 0.0f : highest;
   Vec total{};
   for (int64_t j = 0; j < columns; j += kLanes) {
-    Vec p = vec_exp2(vec_load(scores + j) - shift);
+    Vec p = vec_exp2(vec_load(scores + j) * factor - shift);
     if (half)
       vec_store_bf16(half + j, p);
     else
@@ -87,6 +87,11 @@ static void softmax_row(float* scores, int64_t columns, float* maximum, float* s
   *sum = *sum * correction + row_sum;
   *maximum = highest;
   for (int64_t d = 0; d < padded; d += kLanes) vec_store(out + d, vec_load(out + d) * correction);
+}
+
+static void softmax_row(float* scores, int64_t columns, float factor, float* maximum, float* sum, float* out, int64_t padded,
+                        uint16_t* half) {
+  softmax(scores, columns, factor, maximum, sum, out, padded, half);
 }
 
 static void forward(const AttentionHead& head, int64_t first, int64_t count, const float* q, int64_t q_stride,
@@ -111,7 +116,7 @@ static void forward(const AttentionHead& head, int64_t first, int64_t count, con
     bool masked = !fully_visible(low, high, key0, columns, head.window);
     for (int64_t i = 0; i < count; i++) {
       if (masked) mask_row(scores + i * kBlock, low + i, key0, columns, head.window);
-      softmax_row(scores + i * kBlock, columns, maximum + i, sum + i, o + i * padded, padded, nullptr);
+      softmax(scores + i * kBlock, columns, 1.0f, maximum + i, sum + i, o + i * padded, padded, nullptr);
     }
     vec_matmul(count, padded, min64(keys, high + 1 - key0), scores, kBlock, 1, values + block * attention_packed_values(D),
                padded, o, padded, true);
@@ -132,10 +137,10 @@ static void gradient_row(float* scores, float* d_scores, int64_t columns, float 
   }
 }
 
-static void gradient_row_half(const float* scores, const float* dp, int64_t columns, const float* lse, const float* delta,
-                              uint16_t* p_out, uint16_t* ds_out) {
+static void gradient_row_half(const float* scores, const float* dp, int64_t columns, float factor, const float* lse,
+                              const float* delta, uint16_t* p_out, uint16_t* ds_out) {
   for (int64_t i = 0; i < columns; i += kLanes) {
-    Vec p = vec_exp2(vec_load(scores + i) - vec_load(lse + i));
+    Vec p = vec_exp2(vec_load(scores + i) * factor - vec_load(lse + i));
     vec_store_bf16(p_out + i, p);
     vec_store_bf16(ds_out + i, p * (vec_load(dp + i) - vec_load(delta + i)));
   }

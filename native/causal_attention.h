@@ -26,11 +26,13 @@ struct AttentionHead {
 struct AttentionRowKernels {
   // Columns [0, columns) of a row of scores that stand for keys key0 ... become -infinity where not visible.
   void (*mask)(float* scores, int64_t position, int64_t key0, int64_t columns, int64_t window);
-  // One row of online softmax; exponentials go to `half` as bf16, columns is a multiple of kAttentionPadding.
-  void (*softmax)(float* scores, int64_t columns, float* maximum, float* sum, float* out, int64_t padded, uint16_t* half);
-  // A row of the transposed gradient: p = exp2(scores - lse), ds = p * (dp - delta), for `columns` queries.
-  void (*gradient)(const float* scores, const float* dp, int64_t columns, const float* lse, const float* delta, uint16_t* p,
-                   uint16_t* ds);
+  // One row of online softmax of factor * scores; exponentials go to `half` as bf16, columns is a multiple of
+  // kAttentionPadding.
+  void (*softmax)(float* scores, int64_t columns, float factor, float* maximum, float* sum, float* out, int64_t padded,
+                  uint16_t* half);
+  // A row of the transposed gradient: p = exp2(factor * scores - lse), ds = p * (dp - delta), for `columns` queries.
+  void (*gradient)(const float* scores, const float* dp, int64_t columns, float factor, const float* lse, const float* delta,
+                   uint16_t* p, uint16_t* ds);
   void (*store)(const float* x, int64_t count, int64_t head_dim, int64_t padded, float factor, float* out, int64_t stride);
   float (*dot)(const float* a, const float* b, int64_t n);
 };

@@ -75,14 +75,16 @@ float* chunk_logits(const Problem& p, int64_t begin, int64_t count, float* x_row
 class FusedRows {
  public:
   FusedRows(const Problem& p, int64_t begin, int64_t count, float* dx)
-      : p_(p), begin_(begin), count_(count), dx_(dx), gemm_(p.compute), tile_(tile_size()), block_(gemm_.rows(kRowBlock)) {}
+      : p_(p), begin_(begin), count_(count), dx_(dx), gemm_(p.compute), tile_(tile_size()),
+        block_(gemm_.rows(kRowBlock)), width_(BlockGemm::multiple(p.channels, 16)) {}
 
   void run(float* nll) {
     int64_t C = p_.channels, V = p_.vocabulary, blocks = (count_ + block_ - 1) / block_;
     int64_t x_bytes = gemm_.a_bytes(block_, C), b_bytes = gemm_.b_bytes(C, tile_);
-    x_ = static_cast<char*>(scratch_bytes(ScratchSlot::Rows, blocks * x_bytes + count_ * (C + 3) * int64_t(sizeof(float))));
+    int64_t floats = blocks * block_ * width_ + 3 * count_;
+    x_ = static_cast<char*>(scratch_bytes(ScratchSlot::Rows, blocks * x_bytes + floats * int64_t(sizeof(float))));
     gradients_ = reinterpret_cast<float*>(x_ + blocks * x_bytes);
-    states_ = reinterpret_cast<SoftmaxState*>(gradients_ + count_ * C);
+    states_ = reinterpret_cast<SoftmaxState*>(gradients_ + blocks * block_ * width_);
     targets_ = reinterpret_cast<float*>(states_ + count_);
     head_t_ = static_cast<char*>(scratch_bytes(ScratchSlot::Packed, b_bytes + gemm_.b_bytes(tile_, C)));
     head_ = head_t_ + b_bytes;
@@ -145,7 +147,7 @@ class FusedRows {
     int64_t ldz = tile_ + 16, lde = gemm_.stride(words);
     float* z = scratch_floats(ScratchSlot::Task, block_ * ldz);
     char* e = dx_ ? static_cast<char*>(scratch_bytes(ScratchSlot::Gradients, gemm_.a_bytes(block_, tile_))) : nullptr;
-    gemm_.multiply(rows, words, C, x, head_t_, 0.0f, z, ldz);
+    gemm_.multiply_padded(rows, words, C, x, head_t_, false, z, ldz);
     for (int64_t i = 0; i < rows; i++) {
       float* logits = z + i * ldz;
       int64_t row = row0 + i, label = p_.labels.data[p_.rows[begin_ + row]] - word;
@@ -156,13 +158,13 @@ class FusedRows {
       if (!e) continue;
       std::memset(out + gemm_.bytes(words), 0, size_t(gemm_.bytes(depth - words)));
       if (here) std::memset(out + gemm_.bytes(label), 0, size_t(gemm_.kernels.element_size));
-      if (factor != 1.0f && word > 0) kernels.scale(factor, gradients_ + row * C, C);
+      if (factor != 1.0f && word > 0) kernels.scale(factor, gradients_ + row * width_, C);
     }
     if (!e) return;
     if (rows < gemm_.rows(rows))
       std::memset(e + gemm_.bytes(rows * lde), 0, size_t(gemm_.bytes((gemm_.rows(rows) - rows) * lde)));
     if (!gemm_.half() && p_.compute != DType::F32) round_rows(reinterpret_cast<float*>(e), rows * lde);
-    gemm_.multiply(rows, C, words, e, head_, word == 0 ? 0.0f : 1.0f, gradients_ + row0 * C, C);
+    gemm_.multiply_padded(rows, C, words, e, head_, word > 0, gradients_ + row0 * width_, width_);
   }
 
   // Kernels without 16-bit arithmetic multiply floats that hold rounded values.
@@ -180,7 +182,7 @@ class FusedRows {
     nll[row] = float(std::log(double(state.sum)) - target);
     if (!dx_) return;
     float* out = dx_ + row * C;
-    std::memcpy(out, gradients_ + i * C, sizeof(float) * C);
+    std::memcpy(out, gradients_ + i * width_, sizeof(float) * C);
     kernels.scale(1.0f / state.sum, out, C);
     const char* word = static_cast<const char*>(p_.weight.data) + p_.labels.data[row] * C * size;
     kernels.add(word, p_.weight.dtype, float(std::exp(target) / double(state.sum) - 1.0), out, C);
@@ -190,7 +192,7 @@ class FusedRows {
   int64_t begin_, count_;
   float* dx_;
   BlockGemm gemm_;
-  int64_t tile_, block_;
+  int64_t tile_, block_, width_;
   char *x_ = nullptr, *head_t_ = nullptr, *head_ = nullptr;
   float *gradients_ = nullptr, *targets_ = nullptr;
   SoftmaxState* states_ = nullptr;
