@@ -24,6 +24,7 @@ extern const Entry rms_norm_entries[];
 extern const Entry simd_math_entries[];
 extern const Entry gemm_entries[];
 extern const Entry linear_entries[];
+extern const Entry peak_entries[];
 extern const Entry mapped_file_entries[];
 
 namespace {
@@ -38,7 +39,8 @@ const Entry* const families[] = {
     dropout_entries,          embedding_entries,
     swiglu_entries,           rms_norm_entries,
     simd_math_entries,        gemm_entries,
-    linear_entries,           mapped_file_entries,
+    linear_entries,           peak_entries,
+    mapped_file_entries,
 };
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {

@@ -105,6 +105,14 @@ export interface AddonLinear {
   ): void;
 }
 
+/** What this machine does at best, for benchmarks. native/bindings/peak.cpp */
+export interface AddonPeak {
+  /** Multiply-adds in registers, `rounds` rounds on every thread; returns the floating point operations done. */
+  peakMultiplyAdd(compute: number, rounds: number): number;
+  /** Reads the array once, on all threads. */
+  peakRead(data: Float32Array): number;
+}
+
 /** Matrix products. native/bindings/gemm.cpp */
 export interface AddonGemm {
   /**
@@ -344,6 +352,7 @@ export interface Addon
     AddonConvert,
     AddonMappedFile,
     AddonGemm,
+    AddonPeak,
     AddonLinear,
     AddonRmsNorm,
     AddonSwiglu,
