@@ -40,5 +40,9 @@ function asStock(kernel: tf.KernelFunc): tf.KernelFunc {
 }
 
 function withFallback(own: Kernel, stock: tf.KernelFunc, native: Addon): tf.KernelFunc {
-  return (params) => own({ ...params, attrs: params.attrs ?? {}, native } as Call) ?? stock(params);
+  const none = {};
+  return (params) => {
+    const { inputs, backend, attrs = none } = params;
+    return own({ inputs, backend, attrs, native } as Call) ?? stock(params);
+  };
 }
