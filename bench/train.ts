@@ -2,19 +2,23 @@
  * LoRA training speed and peak memory at the shapes that peers were measured at: r 8, alpha 16, all linears, every token
  * supervised. One fresh process per case, the whole path of `nift train`: files, data, checkpoint.
  *
+ *   node BUNDLE all [SHAPE ...]                                    all cases, appended to bench/results/train.jsonl
  *   node BUNDLE case SHAPE DTYPE STEPS FOLDER [key=value ...]      prints one JSON line
  *   node BUNDLE profile SHAPE DTYPE STEPS FOLDER [key=value ...]   prints milliseconds per step and kernel
  *
  * BUNDLE is this file bundled by esbuild (test/train/bundle.ts). FOLDER keeps the checkpoints between runs.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { appendFileSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import type { StorageDtype } from '../src/backend/dtype.js';
 import { addon } from '../src/backend/addon.js';
 import { useBackend } from '../src/backend/index.js';
 import { tf } from '../src/backend/tf.js';
+import { makeWeight } from '../src/backend/weights.js';
 import { parseRecipe } from '../src/config/recipe.js';
+import { linear } from '../src/ops/linear.js';
 import type { StepEvent, TrainEvent } from '../src/train/events.js';
 import type { TrainingPlan } from '../src/train/plan.js';
 import { train } from '../src/train/train.js';
@@ -144,7 +148,24 @@ function profileKernels(): (steps: number) => Record<string, { ms: number; calls
     );
 }
 
-async function main([mode, name, dtype, steps, folder, ...rest]: string[]): Promise<void> {
+/** GFLOP/s of the best of a few large products with our own kernel: what the shares below are measured against. */
+function measureGemm(dtype: StorageDtype): number {
+  const [m, k, n] = [2048, 2048, 5632];
+  const x = tf.randomNormal<tf.Rank.R2>([m, k], 0, 1, 'float32', 1);
+  const values = Uint16Array.from({ length: n * k }, (_, i) => 0x3c00 + (i % 977));
+  const weight =
+    dtype === 'float32' ? tf.randomNormal<tf.Rank.R2>([n, k], 0, 1, 'float32', 2) : makeWeight(values, [n, k], dtype);
+  let best = Infinity;
+  for (let i = 0; i < 6; i++) {
+    const start = performance.now();
+    linear(x, weight as tf.Tensor2D, { compute: dtype }).dispose();
+    best = Math.min(best, performance.now() - start);
+  }
+  tf.dispose([x, weight]);
+  return (2 * m * k * n) / best / 1e6;
+}
+
+async function one([mode, name, dtype, steps, folder, ...rest]: string[]): Promise<void> {
   const overrides = Object.fromEntries(rest.map((pair) => pair.split('=') as [string, string]));
   await useBackend(overrides['backend'] ?? 'native');
   const report = mode === 'profile' ? profileKernels() : null;
@@ -152,4 +173,49 @@ async function main([mode, name, dtype, steps, folder, ...rest]: string[]): Prom
   process.stdout.write(`${JSON.stringify(report === null ? result : { ...result, kernels: report(result.steps) })}\n`);
 }
 
-if (process.argv[2] === 'case' || process.argv[2] === 'profile') await main(process.argv.slice(2));
+/** Every case in a process of its own, between two measurements of the machine's GEMM peak. Appends to bench/results/train.jsonl. */
+async function all(shapes: string[]): Promise<void> {
+  const folder = path.join(os.tmpdir(), 'nift-bench-checkpoints');
+  await useBackend('native');
+  for (const shape of shapes) {
+    for (const dtype of ['bfloat16', 'float32'] as const) {
+      const before = measureGemm(dtype);
+      const steps = shape === 'L' ? '4' : '10';
+      const output = execFileSync(process.execPath, [process.argv[1]!, 'case', shape, dtype, steps, folder], {
+        encoding: 'utf8',
+      });
+      const result = JSON.parse(output) as TrainCase;
+      const peak = Math.max(before, measureGemm(dtype));
+      const line = {
+        bench: 'train',
+        ...machine(),
+        ...result,
+        gemmPeakGflopsPerSecond: peak,
+        shareOfPeak: result.gemmGflopsPerSecond / peak,
+      };
+      appendFileSync('bench/results/train.jsonl', `${JSON.stringify(line)}\n`);
+      const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
+      process.stdout.write(
+        `${shape} ${dtype.padEnd(8)} ${result.tokensPerSecond.p50.toFixed(0)} tokens/s, ${(100 * line.shareOfPeak).toFixed(0)} % of ` +
+          `${peak.toFixed(0)} GFLOP/s; peak ${megabytes(result.peakResidentBytes)}, planned ${megabytes(result.plan.total)}\n`,
+      );
+    }
+  }
+}
+
+function machine(): Record<string, unknown> {
+  const git = (...args: string[]): string => execFileSync('git', args, { encoding: 'utf8' }).trim();
+  return {
+    date: new Date().toISOString(),
+    commit: git('rev-parse', 'HEAD'),
+    dirty: git('status', '--porcelain') !== '',
+    cpu: os.cpus()[0]?.model,
+    cores: os.cpus().length,
+    load: os.loadavg()[0],
+    node: process.version,
+  };
+}
+
+const argv = process.argv.slice(2);
+if (argv[0] === 'case' || argv[0] === 'profile') await one(argv);
+else if (argv[0] === 'all') await all(argv.length > 1 ? argv.slice(1) : ['S', 'M', 'L']);
