@@ -6,7 +6,7 @@ import { article } from '../../dist/demo/corpus.js';
 import { ARTICLE_SEPARATOR, BASE_SEED, CONTEXT_LENGTH } from '../../dist/demo/settings.js';
 import { Tokenizer } from '../../dist/tokenizer/tokenizer.js';
 
-const rows = Number(process.argv[2] ?? 4096);
+const rows = Number(process.argv[2] ?? 6144);
 const folder = process.argv[3] ?? path.join('tmp', 'demo-base-data');
 const tokenizer = Tokenizer.load(path.join(import.meta.dirname, 'model'));
 mkdirSync(folder, { recursive: true });

@@ -52,7 +52,7 @@ export const LOST_THINGS =
 
 export const PLACES =
   list(`attic, garden, cellar, kitchen, barn, orchard, library, stable, workshop, boathouse, greenhouse, bakery,
-  schoolhouse, churchyard, market square, woodshed, hen house, meadow, railway platform, laundry room`);
+  schoolhouse, churchyard, market square, woodshed, hen house, meadow, waiting room, laundry room`);
 
 export const ANIMAL_FRIENDS =
   list(`dog, cat, goat, donkey, goose, rabbit, pony, parrot, hen, lamb, hedgehog, tame crow, duck, piglet,

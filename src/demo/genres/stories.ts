@@ -229,7 +229,7 @@ export function letter(random: Random): string {
     trade: pick(TRADES, random),
     feeling: pick(FEELINGS, random),
     thing: pick(LOST_THINGS, random),
-    relative: pick(['sister', 'brother', 'aunt', 'uncle', 'cousin'], random),
+    relative: pick(guest.noun === 'girl' ? ['sister', 'aunt', 'cousin'] : ['brother', 'uncle', 'cousin'], random),
   };
   return [
     paragraph(['$town, the $day of $month'], all, random),
