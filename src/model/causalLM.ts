@@ -1,7 +1,7 @@
 /** A decoder-only language model on packed tokens: loading, forward pass, loss, and what trains. */
 import type { ComputeDtype, StorageDtype } from '../backend/dtype.js';
 import { tf, type Tensor, type Tensor1D, type Tensor2D, type Variable } from '../backend/tf.js';
-import { shiftLabels, type PackedBatch } from '../data/batch.js';
+import { IGNORE_INDEX, shiftLabels, type PackedBatch } from '../data/batch.js';
 import { NiftError } from '../errors.js';
 import { readAdapter, writeAdapter, type AdapterConfig } from '../formats/adapter.js';
 import { readGenerationConfig, writeCheckpointFiles } from '../formats/checkpoint.js';
@@ -136,8 +136,10 @@ export class CausalLM {
   static fromConfig(config: ModelConfig, options: ModelOptions = {}): CausalLM {
     checkOptions(options);
     const dtype = config.dtype ?? 'float32';
-    const { storage, compute } = resolveDtype(options.dtype ?? 'auto', dtype);
+    const policy = options.dtype ?? 'auto';
+    const { compute } = resolveDtype(policy, dtype);
     const seed = options.seed ?? DEFAULT_SEED;
+    const storage = policy === 'auto' ? dtype : policy;
     const weights = randomWeights(config, { seed, storage, trainable: options.train === 'full' });
     return CausalLM.assemble({ config, weights, compute, checkpointDtype: dtype, source: undefined }, options);
   }
@@ -189,8 +191,8 @@ export class CausalLM {
    * @throws NIFT_TOKEN_ID, NIFT_CONTEXT_LENGTH
    */
   nll(batch: PackedBatch, options: ForwardOptions = {}): Tensor1D {
+    checkTokenIds(batch.labels, batch.cuSeqlens, this.config.vocabSize, 'label', IGNORE_INDEX);
     const targets = shiftLabels(batch);
-    checkTokenIds(targets, batch.cuSeqlens, this.config.vocabSize, 'label', -100);
     return tf.tidy(() =>
       linearCrossEntropy(this.hidden(batch, options), this.outputMatrix(), targets, { compute: this.compute }),
     );
