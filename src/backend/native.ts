@@ -235,7 +235,7 @@ export class NativeBackend extends MathBackendCPU implements EntryOwner {
   }
 
   private put(dataId: object, entry: TensorEntry): void {
-    this.data.set(dataId, entry as unknown as Parameters<typeof this.data.set>[1]);
+    this.data.set(dataId, entry);
     this.bytes += entry.bytes;
     if (this.bytes > this.peakBytes) this.peakBytes = this.bytes;
   }

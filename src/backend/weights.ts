@@ -12,7 +12,7 @@ import { tf, type Tensor } from './tf.js';
 export function makeWeight(values: Uint16Array | Float32Array, shape: readonly number[], dtype: StorageDtype): Tensor {
   const backend = tf.backend();
   if (backend instanceof NativeBackend) return backend.storedTensor(values, [...shape], dtype);
-  if (dtype === 'float32') return tf.tensor(values as Float32Array, [...shape], 'float32');
+  if (dtype === 'float32') return tf.tensor(values, [...shape], 'float32');
   const floats = new Float32Array(values.length);
   decodeHalf(values as Uint16Array, dtype, floats);
   return tf.tensor(floats, [...shape], 'float32');

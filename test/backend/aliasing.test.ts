@@ -75,7 +75,7 @@ describe('what outlives a disposed tensor', () => {
     const backend = tf.backend() as NativeBackend;
     const x = ramp();
     // What the stock Slice does: subarray instead of a copy.
-    const kernel = tf.getKernel('Slice', 'cpu') as tf.KernelConfig;
+    const kernel = tf.getKernel('Slice', 'cpu');
     const info = backend.runStock(
       () => kernel.kernelFunc({ inputs: { x }, attrs: { begin: [0], size: [SIZE] }, backend }) as tf.TensorInfo,
     );

@@ -371,8 +371,8 @@ describe.skipIf(!addon())('matmul', () => {
       await close(
         () =>
           tf.fused.matMul({
-            a: sample([5, 7], 1, false) as tf.Tensor2D,
-            b: sample([7, 3], 2, false) as tf.Tensor2D,
+            a: sample([5, 7], 1, false),
+            b: sample([7, 3], 2, false),
             bias: sample(bias, 3, false),
             activation,
           }),

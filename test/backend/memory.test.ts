@@ -13,7 +13,7 @@ function trainingStep(weights: tf.Variable[], rows: number): void {
       const hidden = tf.tanh(tf.matMul(x, first));
       const [left, right] = tf.split(hidden, 2, 1) as [tf.Tensor2D, tf.Tensor2D];
       const mixed = tf.concat([tf.mul(left, right), tf.softplus(left)], 1);
-      return tf.softmax(tf.matMul(mixed, second)).square().mean() as tf.Scalar;
+      return tf.mean<tf.Scalar>(tf.square(tf.softmax(tf.matMul(mixed, second))));
     }),
   );
   value.dataSync();

@@ -92,7 +92,7 @@ function mergeBox(shape: readonly number[], begin: readonly number[], size: read
 const slice: Kernel = (call) => {
   const x = input(call, 'x');
   const { begin: from, size: count } = call.attrs as { begin: number | number[]; size: number | number[] };
-  const [begin, size] = tf.slice_util.parseSliceParams(x as tf.Tensor, from, count) as [number[], number[]];
+  const [begin, size] = tf.slice_util.parseSliceParams(x, from, count) as [number[], number[]];
   tf.slice_util.assertParamsValid(x, begin, size);
   const values = sizeOf(size) === 0 ? undefined : words(call, x);
   return values && sliced(call, x, values, begin, size);
@@ -117,7 +117,7 @@ const splitV: Kernel = (call) => {
   const x = input(call, 'x');
   const [axis] = tf.util.parseAxisParam(call.attrs['axis'] as number, x.shape) as [number];
   const wanted = call.attrs['numOrSizeSplits'] as number | number[];
-  return cutAlong(call, x, axis, tf.backend_util.prepareSplitSize(x as tf.Tensor, wanted, axis), false);
+  return cutAlong(call, x, axis, tf.backend_util.prepareSplitSize(x, wanted, axis), false);
 };
 
 const unpack: Kernel = (call) => {
