@@ -75,10 +75,10 @@ export function headerLength(prefix: Uint8Array, fileSize: number, where: string
  * @throws NiftError, one code per kind of lie (docs/errors.md, NIFT_SAFETENSORS_*)
  */
 export function parseHeader(json: Uint8Array, fileSize: number, where: string): SafetensorsHeader {
-  if (json[0] !== 0x7b && json.length > 0 && !isSpace(json[0]))
-    throw new NiftError('NIFT_SAFETENSORS_JSON', `${where}: the header does not start with "{"`);
   const root = parseJson(json, `${where}: header`, CODES);
   if (!isJsonObject(root)) throw new NiftError('NIFT_SAFETENSORS_HEADER', `${where}: the header is not a JSON object`);
+  // The format allows spaces behind the object, not in front of it.
+  if (json[0] !== 0x7b) throw new NiftError('NIFT_SAFETENSORS_JSON', `${where}: the header does not start with "{"`);
   const dataStart = 8 + json.length;
   const entries: [string, TensorEntry][] = [];
   let metadata: Record<string, string> = {};
@@ -90,8 +90,6 @@ export function parseHeader(json: Uint8Array, fileSize: number, where: string): 
   checkLayout(entries, dataStart, fileSize, where);
   return { tensors: new Map(entries), metadata, dataStart };
 }
-
-const isSpace = (byte: number | undefined): boolean => byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;
 
 function checkMetadata(value: JsonValue, where: string): Record<string, string> {
   const bad = (what: string): NiftError =>

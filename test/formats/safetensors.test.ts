@@ -182,8 +182,9 @@ describe('lies in a header', () => {
     ['broken JSON', 'NIFT_SAFETENSORS_JSON', () => write('{"x":')],
     ['no header', 'NIFT_SAFETENSORS_JSON', () => write('')],
     ['text before the object', 'NIFT_SAFETENSORS_JSON', () => write('x{}')],
-    ['a list', 'NIFT_SAFETENSORS_JSON', () => write('[1]')],
-    ['a number behind a space', 'NIFT_SAFETENSORS_HEADER', () => write(' 12')],
+    ['a space before the object', 'NIFT_SAFETENSORS_JSON', () => write(' {}')],
+    ['a list', 'NIFT_SAFETENSORS_HEADER', () => write('[1]')],
+    ['a number', 'NIFT_SAFETENSORS_HEADER', () => write('12')],
     ['a tensor that is not an object', 'NIFT_SAFETENSORS_HEADER', () => write({ x: [1] })],
     ['a field left out', 'NIFT_SAFETENSORS_HEADER', () => write({ x: { dtype: 'F32', shape: [] } }, eight)],
     [
