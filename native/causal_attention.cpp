@@ -73,7 +73,7 @@ NIFT_INLINE void softmax(float* scores, int64_t columns, float factor, float* ma
   for (int64_t j = 0; j < columns; j += kLanes) {
     Vec p = vec_exp2(vec_load(scores + j) * factor - shift);
     if (half)
-      vec_store_bf16(half + j, p);
+      vec_store_bf16_fast(half + j, p);
     else
       vec_store(scores + j, p);
     total += p;
@@ -141,8 +141,8 @@ static void gradient_row_half(const float* scores, const float* dp, int64_t colu
                               const float* delta, uint16_t* p_out, uint16_t* ds_out) {
   for (int64_t i = 0; i < columns; i += kLanes) {
     Vec p = vec_exp2(vec_load(scores + i) * factor - vec_load(lse + i));
-    vec_store_bf16(p_out + i, p);
-    vec_store_bf16(ds_out + i, p * (vec_load(dp + i) - vec_load(delta + i)));
+    vec_store_bf16_fast(p_out + i, p);
+    vec_store_bf16_fast(ds_out + i, p * (vec_load(dp + i) - vec_load(delta + i)));
   }
 }
 

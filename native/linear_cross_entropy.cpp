@@ -39,7 +39,7 @@ struct StoreFloat {
 };
 struct StoreBfloat16 {
   uint16_t* out;
-  NIFT_INLINE_MEMBER void operator()(int64_t j, Vec e) const { vec_store_bf16(out + j, e); }
+  NIFT_INLINE_MEMBER void operator()(int64_t j, Vec e) const { vec_store_bf16_fast(out + j, e); }
   NIFT_INLINE_MEMBER void part(int64_t j, Vec e, int64_t count) const {
     for (int64_t i = 0; i < count; i++) out[j + i] = float_to_bf16(e[i]);
   }

@@ -6,6 +6,13 @@
 
 #include "isa.h"
 
+#if defined(__AVX512F__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593, in its own header
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
 #define NIFT_INLINE static inline __attribute__((always_inline))
 #define NIFT_INLINE_MEMBER inline __attribute__((always_inline))
 
@@ -38,6 +45,16 @@ NIFT_INLINE void vec_store_bf16(uint16_t* p, Vec v) {
   VecHalf half = __builtin_convertvector(bits, VecHalf);
   std::memcpy(p, &half, sizeof half);
 }
+// The same in one instruction, for code that only runs on CPUs that multiply bf16.
+NIFT_INLINE void vec_store_bf16_fast(uint16_t* p, Vec v) {
+#if defined(__AVX512F__)
+  VecHalf half;
+  __asm__("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v));
+  std::memcpy(p, &half, sizeof half);
+#else
+  vec_store_bf16(p, v);
+#endif
+}
 NIFT_INLINE Vec vec_set(float x) {
   return Vec{} + x;
 }
@@ -45,39 +62,57 @@ NIFT_INLINE Vec vec_max(Vec a, Vec b) {
   return a > b ? a : b;
 }
 
-// Lanes are combined pairwise: the order is fixed within an instruction set.
-NIFT_INLINE float vec_sum(Vec v) {
-  float lane[kLanes];
-  std::memcpy(lane, &v, sizeof v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
-  return lane[0];
-}
-NIFT_INLINE float vec_max_lane(Vec v) {
-  float lane[kLanes];
-  std::memcpy(lane, &v, sizeof v);
-  float best = lane[0];
-  for (int i = 1; i < kLanes; i++) best = lane[i] > best ? lane[i] : best;
-  return best;
+// Lane i of the result is lane i + by, cyclically.
+template <int by>
+NIFT_INLINE Vec vec_rotate(Vec v) {
+  VecInt order;
+  for (int i = 0; i < kLanes; i++) order[i] = (i + by) % kLanes;
+  return __builtin_shuffle(v, order);
 }
 
-// 2^x for x <= 127; 0 below -126 (so for -infinity too), NaN for NaN. Relative error below 2e-7.
-NIFT_INLINE Vec vec_exp2(Vec x) {
-  const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  Vec low = vec_set(-126.0f);
-  Vec clamped = x < low ? low : x;
-  Vec shifted = clamped + kMagic;
-  VecInt exponent = (VecInt)shifted - 0x4b400000;
-  Vec f = clamped - (shifted - kMagic);  // [-0.5, 0.5]
+// Lanes are combined pairwise: the order is fixed within an instruction set.
+NIFT_INLINE float vec_sum(Vec v) {
+  if constexpr (kLanes > 8) v += vec_rotate<8>(v);
+  if constexpr (kLanes > 4) v += vec_rotate<4>(v);
+  v += vec_rotate<2>(v);
+  v += vec_rotate<1>(v);
+  return v[0];
+}
+NIFT_INLINE float vec_max_lane(Vec v) {
+  if constexpr (kLanes > 8) v = vec_max(v, vec_rotate<8>(v));
+  if constexpr (kLanes > 4) v = vec_max(v, vec_rotate<4>(v));
+  v = vec_max(v, vec_rotate<2>(v));
+  v = vec_max(v, vec_rotate<1>(v));
+  return v[0];
+}
+
+// 2^f for |f| <= 1/2, relative error below 1e-7.
+NIFT_INLINE Vec vec_exp2_fraction(Vec f) {
   Vec p = vec_set(1.5403530e-4f);
   p = p * f + 1.3333558e-3f;
   p = p * f + 9.6181291e-3f;
   p = p * f + 5.5504109e-2f;
   p = p * f + 2.4022651e-1f;
   p = p * f + 6.9314718e-1f;
-  p = p * f + 1.0f;
+  return p * f + 1.0f;
+}
+
+// 2^x for x <= 127; 0 for -infinity, 0 or right where the result is subnormal, NaN for NaN. Relative error below 2e-7.
+NIFT_INLINE Vec vec_exp2(Vec x) {
+#if defined(__AVX512F__)
+  Vec clamped = _mm512_max_ps(_mm512_set1_ps(-1000.0f), x);  // NaN in x wins
+  Vec n = _mm512_roundscale_ps(clamped, 8);                  // to nearest
+  return _mm512_scalef_ps(vec_exp2_fraction(clamped - n), n);
+#else
+  const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  Vec low = vec_set(-126.0f);
+  Vec clamped = x < low ? low : x;
+  Vec shifted = clamped + kMagic;
+  VecInt exponent = (VecInt)shifted - 0x4b400000;
+  Vec p = vec_exp2_fraction(clamped - (shifted - kMagic));
   Vec result = (Vec)((VecInt)p + (exponent << 23));
   return x < low ? Vec{} : result;
+#endif
 }
 
 // C[MR, NV vectors] (+)= A[MR, K] B[K, NV vectors]; element (i, k) of A at A[i * a_row + k * a_col].
