@@ -1,5 +1,6 @@
 // Blocks of 64 x 64 through the packed formats of gemm_bf16.cpp. The backward works on transposed scores (keys by queries):
-// probabilities and their gradients are then the rows that the products for dv and dk read, and only dq needs a transpose.
+// probabilities and their gradients are then the rows that the products for dv and dk read, and in pairs of rows what the product for the
+// transposed dq reads.
 #include "attention_bf16.h"
 
 #include <algorithm>
@@ -12,6 +13,7 @@ namespace nift {
 namespace {
 
 constexpr int64_t kBlock = kAttentionBlock, kScoreStride = kBlock + 16;
+constexpr int64_t kPanel = 32;  // columns of a panel of gemm_bf16.cpp
 constexpr float kLog2E = 1.44269504088896340736f;
 
 const AttentionRowKernels& row_kernels() {
@@ -121,9 +123,9 @@ int64_t attention_bf16_backward_bytes(int64_t queries, int64_t head_dim) {
   BlockGemm gemm(DType::BF16);
   int64_t blocks = (queries + kBlock - 1) / kBlock, padded = attention_padded(head_dim);
   int64_t per_block = 2 * attention_bf16_keys_bytes(head_dim) + 2 * attention_bf16_values_bytes(head_dim) +
-                      floats(kBlock * padded) + 2 * floats(kBlock);
-  return blocks * per_block + 2 * gemm.a_bytes(kBlock, head_dim) + attention_bf16_values_bytes(head_dim) +
-         3 * gemm.a_bytes(kBlock, kBlock) + 2 * floats(kBlock * kScoreStride) + 2 * floats(kBlock * padded) + 4096;
+                      2 * floats(kBlock);
+  return blocks * per_block + floats(padded * (blocks * kBlock + 16)) + 2 * gemm.a_bytes(kBlock, head_dim) +
+         gemm.a_bytes(head_dim, kBlock) + 2 * gemm.a_bytes(kBlock, kBlock) + gemm.b_bytes(kBlock, kBlock) + 2 * floats(kBlock * kScoreStride) + 2 * floats(kBlock * padded) + 4096;
 }
 
 namespace {
@@ -132,22 +134,23 @@ namespace {
 class Backward {
  public:
   Backward(const AttentionHead& head, float* scratch)
-      : head_(head), T_(head.queries), D_(head.head_dim), padded_(attention_padded(D_)), blocks_((T_ + kBlock - 1) / kBlock) {
+      : head_(head), T_(head.queries), D_(head.head_dim), padded_(attention_padded(D_)), blocks_((T_ + kBlock - 1) / kBlock),
+        dq_stride_(blocks_ * kBlock + 16) {
     keys_bytes_ = attention_bf16_keys_bytes(D_), values_bytes_ = attention_bf16_values_bytes(D_);
     Pieces pieces(scratch);
     q_t_ = pieces.take<char>(blocks_ * keys_bytes_);
     do_t_ = pieces.take<char>(blocks_ * keys_bytes_);
     q_ = pieces.take<char>(blocks_ * values_bytes_);
     do_ = pieces.take<char>(blocks_ * values_bytes_);
-    dq_ = pieces.take<float>(blocks_ * floats(kBlock * padded_));
+    dq_t_ = pieces.take<float>(floats(padded_ * dq_stride_));
     lse_ = pieces.take<float>(blocks_ * floats(kBlock));
     delta_ = pieces.take<float>(blocks_ * floats(kBlock));
     k_rows_ = pieces.take<void>(gemm_.a_bytes(kBlock, D_));
     v_rows_ = pieces.take<void>(gemm_.a_bytes(kBlock, D_));
-    k_ = pieces.take<void>(values_bytes_);
+    k_t_ = pieces.take<void>(gemm_.a_bytes(D_, kBlock));
     p_ = pieces.take<uint16_t>(gemm_.a_bytes(kBlock, kBlock));
     ds_ = pieces.take<uint16_t>(gemm_.a_bytes(kBlock, kBlock));
-    ds_rows_ = pieces.take<void>(gemm_.a_bytes(kBlock, kBlock));
+    ds_pairs_ = pieces.take<uint32_t>(gemm_.b_bytes(kBlock, kBlock));
     scores_ = pieces.take<float>(floats(kBlock * kScoreStride));
     d_scores_ = pieces.take<float>(floats(kBlock * kScoreStride));
     dk_ = pieces.take<float>(floats(kBlock * padded_));
@@ -164,7 +167,7 @@ class Backward {
       gemm_.pack_b(q_block, count, D_, q_t_ + block * keys_bytes_);
       gemm_.pack_b(do_block, count, D_, do_t_ + block * keys_bytes_);
     }
-    std::memset(dq_, 0, size_t(blocks_ * floats(kBlock * padded_)));
+    std::memset(dq_t_, 0, size_t(padded_ * dq_stride_) * sizeof(float));
     for (int64_t i = 0; i < blocks_ * kBlock; i++) {
       lse_[i] = i < T_ ? lse[i] : 0;
       delta_[i] = i < T_ ? rows_.dot(out + i * stride, d_out + i * stride, D_) : 0;
@@ -176,7 +179,11 @@ class Backward {
     Matrix k_block = rows_of(k + key0 * stride, stride);
     gemm_.pack_a(k_block, 0, keys, D_, k_rows_);
     gemm_.pack_a(rows_of(v + key0 * stride, stride), 0, keys, D_, v_rows_);
-    gemm_.pack_b(k_block, D_, keys, k_);
+    k_block.transposed = true;
+    gemm_.pack_a(k_block, 0, D_, keys, k_t_);
+    int64_t depth = gemm_.depth(keys), panels = kBlock / kPanel;
+    for (int64_t i = 0; i < panels; i++)  // the pairs of rows that no key writes
+      std::memset(ds_pairs_ + (i * depth / 2 + (keys + 1) / 2) * kPanel, 0, size_t((depth / 2 - (keys + 1) / 2) * kPanel) * 4);
     // The last query that sees a key of this block.
     int64_t last = head_.window > 0 ? std::min(T_ - 1, key0 + keys - 1 + head_.window - 1) : T_ - 1;
     for (int64_t i0 = key0; i0 <= last; i0 += kBlock) run_block(key0, keys, i0, std::min(kBlock, T_ - i0));
@@ -188,7 +195,9 @@ class Backward {
     rows_.store(dv_, keys, D_, padded_, 1.0f, dv + key0 * stride, stride);
   }
 
-  void store_queries(float* dq, int64_t stride) const { rows_.store(dq_, T_, D_, padded_, head_.scale, dq, stride); }
+  void store_queries(float* dq, int64_t stride) const {
+    rows_.store_transposed(dq_t_, dq_stride_, T_, D_, head_.scale, dq, stride);
+  }
 
   const BlockGemm gemm_{DType::BF16};
 
@@ -197,10 +206,14 @@ class Backward {
     int64_t block = i0 / kBlock, columns = attention_padded(queries), stride = gemm_.stride(kBlock);
     gemm_.multiply_padded(keys, queries, D_, k_rows_, q_t_ + block * keys_bytes_, false, scores_, kScoreStride);
     gemm_.multiply_padded(keys, queries, D_, v_rows_, do_t_ + block * keys_bytes_, false, d_scores_, kScoreStride);
-    for (int64_t j = 0; j < keys; j++) {
+    int64_t panel_stride = gemm_.depth(keys) / 2 * kPanel;
+    for (int64_t j = 0; j < keys; j += 2) {
       float *scores = scores_ + j * kScoreStride, *d_scores = d_scores_ + j * kScoreStride;
-      mask(scores, d_scores, key0 + j - i0, queries, columns);
-      rows_.gradient(scores, d_scores, columns, head_.scale * kLog2E, lse_ + i0, delta_ + i0, p_ + j * stride, ds_ + j * stride);
+      int64_t rows = std::min<int64_t>(2, keys - j);
+      for (int64_t r = 0; r < rows; r++)
+        mask(scores + r * kScoreStride, d_scores + r * kScoreStride, key0 + j + r - i0, queries, columns);
+      rows_.gradient(scores, d_scores, kScoreStride, rows, columns, head_.scale * kLog2E, lse_ + i0, delta_ + i0, p_ + j * stride,
+                     ds_ + j * stride, stride, ds_pairs_ + j / 2 * kPanel, panel_stride);
     }
     int64_t depth = gemm_.depth(queries);
     clear_tail(p_, keys, columns, depth, stride);
@@ -208,8 +221,7 @@ class Backward {
     bool more = i0 > key0;
     gemm_.multiply_padded(keys, D_, queries, p_, do_ + block * values_bytes_, more, dv_, padded_);
     gemm_.multiply_padded(keys, D_, queries, ds_, q_ + block * values_bytes_, more, dk_, padded_);
-    gemm_.pack_a({ds_, DType::BF16, stride, true}, 0, queries, keys, ds_rows_);
-    gemm_.multiply_padded(queries, D_, keys, ds_rows_, k_, true, dq_ + i0 * padded_, padded_);
+    gemm_.multiply_padded(D_, queries, keys, k_t_, ds_pairs_, true, dq_t_ + i0, dq_stride_);
   }
 
   // Queries of a row that do not see its key, `offset` = key - first query, and columns that are no queries.
@@ -223,11 +235,12 @@ class Backward {
 
   const AttentionHead& head_;
   const AttentionRowKernels& rows_ = row_kernels();
-  int64_t T_, D_, padded_, blocks_, keys_bytes_, values_bytes_;
+  int64_t T_, D_, padded_, blocks_, dq_stride_, keys_bytes_, values_bytes_;
   char *q_t_, *do_t_, *q_, *do_;
-  float *dq_, *lse_, *delta_, *scores_, *d_scores_, *dk_, *dv_;
-  void *k_rows_, *v_rows_, *k_, *ds_rows_;
+  float *dq_t_, *lse_, *delta_, *scores_, *d_scores_, *dk_, *dv_;
+  void *k_rows_, *v_rows_, *k_t_;
   uint16_t *p_, *ds_;
+  uint32_t* ds_pairs_;
 };
 
 }  // namespace

@@ -60,10 +60,8 @@ class BlockGemm {
     for (int64_t j = 0; j < N; j += kernels.nr)
       for (int64_t k = 0; k < all; k += piece) {
         TileEnd end = {1.0f, k == 0 ? beta : 1.0f, nullptr, false};
-        for (int64_t i = 0; i < M; i += kernels.mr)
-          kernels.tile(std::min(piece, all - k), pa + bytes(i * lda + k), lda, pb + bytes(j * all + k * kernels.nr),
-                       C + i * ldc + j, ldc, int(std::min<int64_t>(kernels.mr, M - i)), int(std::min<int64_t>(kernels.nr, N - j)),
-                       end);
+        kernels.panel(std::min(piece, all - k), pa + bytes(k), lda, pb + bytes(j * all + k * kernels.nr), C + j, ldc, M,
+                      int(std::min<int64_t>(kernels.nr, N - j)), end);
       }
   }
 

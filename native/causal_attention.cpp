@@ -3,6 +3,7 @@
 // skipped. Order of sums: key blocks left to right for outputs and dq, query blocks top to bottom for dk and dv.
 #include "causal_attention.h"
 
+#include "gemm_pack.h"
 #include "vec.h"
 
 namespace nift::NIFT_ISA {
@@ -11,9 +12,6 @@ constexpr int64_t kBlock = kAttentionBlock;
 constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.693147180559945309417f;
 #define NIFT_MINUS_INFINITY (-__builtin_inff())
 
-NIFT_INLINE int64_t min64(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 NIFT_INLINE int64_t max64(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
@@ -137,13 +135,40 @@ static void gradient_row(float* scores, float* d_scores, int64_t columns, float 
   }
 }
 
-static void gradient_row_half(const float* scores, const float* dp, int64_t columns, float factor, const float* lse,
-                              const float* delta, uint16_t* p_out, uint16_t* ds_out) {
+NIFT_INLINE Vec gradient_half(const float* scores, const float* dp, float factor, Vec lse, Vec delta, uint16_t* p_out,
+                              uint16_t* ds_out) {
+  Vec p = vec_exp2(vec_load(scores) * factor - lse);
+  Vec ds = p * (vec_load(dp) - delta);
+  vec_store_bf16_fast(p_out, p);
+  vec_store_bf16_fast(ds_out, ds);
+  return ds;
+}
+
+static void gradient_rows_half(const float* scores, const float* dp, int64_t row_stride, int64_t rows, int64_t columns,
+                               float factor, const float* lse, const float* delta, uint16_t* p, uint16_t* ds,
+                               int64_t half_stride, uint32_t* pairs, int64_t panel_stride) {
   for (int64_t i = 0; i < columns; i += kLanes) {
-    Vec p = vec_exp2(vec_load(scores + i) * factor - vec_load(lse + i));
-    vec_store_bf16_fast(p_out + i, p);
-    vec_store_bf16_fast(ds_out + i, p * (vec_load(dp + i) - vec_load(delta + i)));
+    Vec row_lse = vec_load(lse + i), row_delta = vec_load(delta + i), second{};
+    Vec first = gradient_half(scores + i, dp + i, factor, row_lse, row_delta, p + i, ds + i);
+    if (rows > 1) {
+      int64_t at = row_stride + i, to = half_stride + i;
+      second = gradient_half(scores + at, dp + at, factor, row_lse, row_delta, p + to, ds + to);
+    }
+    VecWord pair = (vec_bf16_bits(first) >> 16) | (vec_bf16_bits(second) & 0xffff0000u);
+    std::memcpy(pairs + i / 32 * panel_stride + i % 32, &pair, sizeof pair);
   }
+}
+
+static void store_transposed(const float* x, int64_t ld, int64_t count, int64_t head_dim, float factor, float* out,
+                             int64_t stride) {
+  float square[kLanes * kLanes];
+  for (int64_t i = 0; i < count; i += kLanes)
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+      transpose_square<kLanes>(x + d * ld + i, ld, square, kLanes);
+      int64_t rows = min64(kLanes, count - i), columns = min64(kLanes, head_dim - d);
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) out[(i + r) * stride + d + c] = square[r * kLanes + c] * factor;
+    }
 }
 
 static float dot_row(const float* a, const float* b, int64_t n) {
@@ -222,6 +247,6 @@ static void add_parts(const float* parts, int64_t kv_heads, int64_t group, int64
 }
 
 extern const CausalAttentionKernels causal_attention = {
-    pack, forward, backward, add_parts, {mask_row, softmax_row, gradient_row_half, store_rows, dot_row}};
+    pack, forward, backward, add_parts, {mask_row, softmax_row, gradient_rows_half, store_transposed, store_rows, dot_row}};
 
 }  // namespace nift::NIFT_ISA

@@ -30,9 +30,15 @@ struct AttentionRowKernels {
   // kAttentionPadding.
   void (*softmax)(float* scores, int64_t columns, float factor, float* maximum, float* sum, float* out, int64_t padded,
                   uint16_t* half);
-  // A row of the transposed gradient: p = exp2(factor * scores - lse), ds = p * (dp - delta), for `columns` queries.
-  void (*gradient)(const float* scores, const float* dp, int64_t columns, float factor, const float* lse, const float* delta,
-                   uint16_t* p, uint16_t* ds);
+  // Two rows (keys j and j + 1; stride between them: row_stride) of the transposed gradient, for `columns` queries:
+  // p = exp2(factor * scores - lse), ds = p * (dp - delta), as rows of bf16, and ds again as pairs {j, j + 1} in panels of 32
+  // columns that are panel_stride pairs apart. The second row is zero in the pairs when rows is 1.
+  void (*gradient)(const float* scores, const float* dp, int64_t row_stride, int64_t rows, int64_t columns, float factor,
+                   const float* lse, const float* delta, uint16_t* p, uint16_t* ds, int64_t half_stride, uint32_t* pairs,
+                   int64_t panel_stride);
+  // out[i * stride + d] = factor * x[d * ld + i]; x holds count and head_dim rounded up to kAttentionPadding.
+  void (*store_transposed)(const float* x, int64_t ld, int64_t count, int64_t head_dim, float factor, float* out,
+                           int64_t stride);
   void (*store)(const float* x, int64_t count, int64_t head_dim, int64_t padded, float factor, float* out, int64_t stride);
   float (*dot)(const float* a, const float* b, int64_t n);
 };

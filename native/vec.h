@@ -39,10 +39,13 @@ NIFT_INLINE void vec_store(float* p, Vec v) {
   *reinterpret_cast<VecUnaligned*>(p) = v;
 }
 // Rounded to nearest even; NaN stays NaN as long as it is the one that arithmetic makes.
-NIFT_INLINE void vec_store_bf16(uint16_t* p, Vec v) {
+// The bf16 is the upper half of each lane.
+NIFT_INLINE VecWord vec_bf16_bits(Vec v) {
   VecWord bits = (VecWord)v;
-  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  VecHalf half = __builtin_convertvector(bits, VecHalf);
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+NIFT_INLINE void vec_store_bf16(uint16_t* p, Vec v) {
+  VecHalf half = __builtin_convertvector(vec_bf16_bits(v) >> 16, VecHalf);
   std::memcpy(p, &half, sizeof half);
 }
 // The same in one instruction, for code that only runs on CPUs that multiply bf16.
