@@ -46,10 +46,10 @@ export function shapeConfig(shape: Shape, dtype: StorageDtype): Record<string, u
   };
 }
 
-/** Makes the checkpoint folder unless it is there. Values repeat every 2^18 elements, which no kernel can tell. */
+/** Makes the checkpoint folder unless it is there. 16-bit files are bfloat16. Values repeat every 2^18 elements, which no kernel can tell. */
 export function makeCheckpoint(folder: string, shape: Shape, dtype: StorageDtype): string {
   if (existsSync(folder)) return folder;
-  const config = shapeConfig(shape, dtype);
+  const config = shapeConfig(shape, dtype === 'float32' ? dtype : 'bfloat16');
   const noise = normalArray(1 << 18, 0.02, 1);
   const bits = Uint16Array.from(new Uint32Array(noise.buffer), (word) => word >>> 16);
   const tensors = [...parameterShapes(parseModelConfig(config))].map(([name, shapeOf]): TensorToWrite => {

@@ -10,7 +10,9 @@
  *   x A^T of each adapted module                                                           r per module
  *   log-sum-exp of each head, reciprocal rms                                               H + 2
  *
- * With gradient checkpointing a layer keeps its input (C), and one layer at a time keeps the rest.
+ * LoRA dropout takes the composed path, which keeps the dropped input and three outputs of each adapted module as well.
+ * With gradient checkpointing a layer keeps its input (C), and one layer at a time keeps the rest and as many gradients.
+ * Full fine-tuning reads, and at a save writes, one tensor at a time through copies that are collected late.
  * The constants at the end were fitted to measured peaks (test/train/plan.test.ts holds them within 10 %).
  */
 import { BYTES_PER_ELEMENT, type StorageDtype } from '../backend/dtype.js';
@@ -20,6 +22,8 @@ import { parameterShapes } from '../model/parameters.js';
 /** Bytes per class of tensor. `total` is the predicted peak of resident memory. */
 export interface MemoryPlan {
   frozenWeights: number;
+  /** Full fine-tuning: the mapped checkpoint and copies of single tensors on their way from and to files. */
+  copies: number;
   trainable: number;
   gradients: number;
   optimizer: number;
@@ -58,19 +62,31 @@ export function planMemory(question: MemoryQuestion): MemoryPlan {
   const trainable = trainableParameters * FLOAT;
   const layer = layerFloats(question) * batchTokens * FLOAT;
   const hidden = config.hiddenSize * batchTokens * FLOAT;
-  const layers = question.checkpointing ? config.numLayers * hidden + layer : config.numLayers * layer;
+  const layers = question.checkpointing ? config.numLayers * hidden + 2 * layer : config.numLayers * layer;
+  // Final norm's input and output, the head's gradient; cos and sin.
+  const activations = layers + 3 * hidden + batchTokens * config.headDim * FLOAT;
   const plan = {
     frozenWeights: full ? 0 : weightBytes(config, question.storage) + conversionBytes(question),
+    copies: full ? weightBytes(config, question.fileDtype) + 3 * largestTensor(config) : 0,
     trainable,
-    gradients: trainable * (question.accumulation > 1 ? 2 : 1),
+    gradients: gradientBytes(question, trainable, activations),
     optimizer: 2 * trainable,
-    // Final norm's input and output, the head's gradient; cos and sin.
-    activations: layers + 3 * hidden + batchTokens * config.headDim * FLOAT,
+    activations,
     workspace: workspaceBytes(question),
     data: question.dataTokens * 2 * FLOAT,
     runtime: question.native ? RUNTIME_NATIVE : RUNTIME_COMPOSED,
   };
   return { ...plan, total: Object.values(plan).reduce((sum, bytes) => sum + bytes, 0) };
+}
+
+/**
+ * What gradients add to the peak. They take the place of activations as the backward pass goes down, so a run of full
+ * fine-tuning sees at the top only that of the output matrix; a sum of earlier micro-batches is there all the time.
+ */
+function gradientBytes({ config, full, accumulation }: MemoryQuestion, trainable: number, activations: number): number {
+  const sum = accumulation > 1 ? trainable : 0;
+  if (!full) return sum + trainable;
+  return sum + Math.max(config.vocabSize * config.hiddenSize * FLOAT, trainable - activations);
 }
 
 /** Floats per token that one layer keeps for its backward pass. */
@@ -80,7 +96,7 @@ function layerFloats({ config, adapters, dropout }: MemoryQuestion): number {
   const k = numKvHeads * headDim;
   let floats = 6 * c + 2 * q + 2 * k + 3 * f + numHeads + 2;
   if (qkNorm) floats += q + k + numHeads + numKvHeads;
-  for (const adapter of adapters) floats += adapter.r + (dropout ? adapter.in + 2 * adapter.out + adapter.r : 0);
+  for (const adapter of adapters) floats += adapter.r + (dropout ? adapter.in + 3 * adapter.out + adapter.r : 0);
   return floats;
 }
 
@@ -97,6 +113,11 @@ function weightBytes(config: ModelConfig, storage: StorageDtype): number {
     bytes += size * (shape.length === 2 ? BYTES_PER_ELEMENT[storage] : FLOAT);
   }
   return bytes;
+}
+
+function largestTensor(config: ModelConfig): number {
+  const sizes = [...parameterShapes(config).values()].map((shape) => shape.reduce((product, axis) => product * axis, 1));
+  return Math.max(...sizes) * FLOAT;
 }
 
 /** A checkpoint whose dtype is not the one we store is read through a mapping that stays resident while it is converted. */
