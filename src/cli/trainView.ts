@@ -30,7 +30,14 @@ function stepLine(event: StepEvent): string {
   return parts.join('  ');
 }
 
-export function createTrainView(quiet: boolean, live = isLive): TrainView {
+export interface TrainViewOptions {
+  /** Print the plan first; default true. */
+  plan?: boolean;
+  /** Rewrite one line; default where stderr is a terminal. */
+  live?: boolean;
+}
+
+export function createTrainView(quiet: boolean, { plan = true, live = isLive }: TrainViewOptions = {}): TrainView {
   const losses: number[] = [];
   let drawn = false;
   let lastPlain = 0;
@@ -68,8 +75,9 @@ export function createTrainView(quiet: boolean, live = isLive): TrainView {
     }
     if (quiet) return;
     if (event.type === 'step') onStep(event);
-    else if (event.type === 'plan') line(`${renderPlan(event.plan)}\n`);
-    else if (event.type === 'notice') line(style.dim(event.message));
+    else if (event.type === 'plan') {
+      if (plan) line(`${renderPlan(event.plan)}\n`);
+    } else if (event.type === 'notice') line(style.dim(event.message));
     else if (event.type === 'resume') line(`resuming at step ${event.step} of ${event.totalSteps} from ${event.checkpoint}`);
     else if (event.type === 'save') line(`saved ${event.path} (${formatSeconds(event.seconds)})`);
   };
