@@ -3,7 +3,6 @@ import type { ComputeDtype, StorageDtype } from '../backend/dtype.js';
 import { tf, type Tensor, type Tensor1D, type Tensor2D, type Variable } from '../backend/tf.js';
 import { IGNORE_INDEX, shiftLabels, type PackedBatch } from '../data/batch.js';
 import { NiftError } from '../errors.js';
-import { readAdapter, writeAdapter, type AdapterConfig } from '../formats/adapter.js';
 import { readGenerationConfig, writeCheckpointFiles } from '../formats/checkpoint.js';
 import { openCheckpointTensors } from '../formats/shards.js';
 import { cachedAttention, createKvCache, type KvCache } from '../ops/cachedAttention.js';
@@ -12,20 +11,11 @@ import { embedding } from '../ops/embedding.js';
 import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linearCrossEntropy.js';
 import { rmsNorm } from '../ops/rmsNorm.js';
+import { Adapter } from './adapter.js';
 import { checkpointed } from './checkpointing.js';
 import { generationEosTokenIds, loadModelConfig, type ModelConfig } from './config.js';
-import { decoderLayer, type Attend, type DecoderLayer, type LoraPair, type Projection, type Trace } from './layers.js';
-import {
-  fromAdapterConfig,
-  initLora,
-  loadLora,
-  loraNameA,
-  loraNameB,
-  loraTargets,
-  toAdapterConfig,
-  type LoraConfig,
-  type LoraTarget,
-} from './lora.js';
+import { decoderLayer, type Attend, type DecoderLayer, type Projection, type Trace } from './layers.js';
+import type { LoraConfig } from './lora.js';
 import { EMBEDDING, FINAL_NORM, LINEAR_MODULES, LM_HEAD, layerPrefix, type LinearModule } from './parameters.js';
 import { RopeTables, type Segment } from './ropeTables.js';
 import { configWithDtype, tensorsToWrite } from './save.js';
@@ -58,14 +48,6 @@ export interface ForwardOptions {
   dropoutSeed?: number;
   /** Sees intermediate values: `embed`, `layer.{i}`, `norm`, `layer{i}.q_rope` and so on. */
   trace?: Trace;
-}
-
-interface Adapter {
-  config: LoraConfig;
-  /** The file it came from, kept so that saving writes back every key; undefined for a fresh adapter. */
-  file: AdapterConfig | undefined;
-  targets: LoraTarget[];
-  pairs: LoraPair[];
 }
 
 interface Parts {
@@ -171,13 +153,7 @@ export class CausalLM {
 
   /** The adapter's tensors by their names on disk; empty without one. */
   adapterTensors(): Map<string, Variable> {
-    const result = new Map<string, Variable>();
-    this.adapter?.targets.forEach((target, i) => {
-      const pair = this.adapter!.pairs[i]!;
-      result.set(loraNameA(target), pair.a);
-      result.set(loraNameB(target), pair.b);
-    });
-    return result;
+    return this.adapter?.tensors() ?? new Map<string, Variable>();
   }
 
   /** Every tensor of the base by its name in the checkpoint, in model order. */
@@ -280,8 +256,7 @@ export class CausalLM {
   saveAdapter(dir: string): string[] {
     const { adapter } = this;
     if (adapter === undefined) throw new NiftError('NIFT_USAGE', 'the model has no adapter to save.');
-    const config = adapter.file ?? toAdapterConfig(adapter.config, this.source ?? null);
-    return writeAdapter(dir, config, tensorsToWrite(this.adapterTensors(), 'float32'));
+    return adapter.save(dir, this.source ?? null);
   }
 
   /**
@@ -345,9 +320,11 @@ export class CausalLM {
     const vector = (name: string): Tensor1D => this.tensor(prefix + name) as Tensor1D;
     const projections = Object.fromEntries(
       LINEAR_MODULES.map((module): [LinearModule, Projection] => {
-        const at = this.adapter?.targets.findIndex((target) => target.layer === index && target.module === module) ?? -1;
         const bias = this.weights.get(`${prefix}${module}.bias`) as Tensor1D | undefined;
-        return [module, { weight: this.tensor(`${prefix}${module}.weight`) as Tensor2D, bias, lora: this.adapter?.pairs[at] }];
+        return [
+          module,
+          { weight: this.tensor(`${prefix}${module}.weight`) as Tensor2D, bias, lora: this.adapter?.pairOf(index, module) },
+        ];
       }),
     ) as Record<LinearModule, Projection>;
     const { qkNorm } = this.config;
@@ -398,19 +375,6 @@ function checkOptions(options: LoadOptions): void {
 }
 
 function makeAdapter(config: ModelConfig, options: LoadOptions): Adapter | undefined {
-  if (options.adapter !== undefined) return openAdapter(config, options.adapter);
-  if (options.lora === undefined) return undefined;
-  const targets = loraTargets(config, options.lora);
-  return { config: options.lora, file: undefined, targets, pairs: initLora(targets, options.lora, options.seed ?? DEFAULT_SEED) };
-}
-
-function openAdapter(config: ModelConfig, dir: string): Adapter {
-  const file = readAdapter(dir);
-  try {
-    const lora = fromAdapterConfig(file.config, dir);
-    const targets = loraTargets(config, lora);
-    return { config: lora, file: file.config, targets, pairs: loadLora(targets, lora, file.tensors, dir) };
-  } finally {
-    file.close();
-  }
+  if (options.adapter !== undefined) return Adapter.open(config, options.adapter);
+  return options.lora === undefined ? undefined : Adapter.fresh(config, options.lora, options.seed ?? DEFAULT_SEED);
 }
