@@ -57,11 +57,23 @@ const { stderr } = nift('train', ...settings);
 const notices = stderr.split('\n').filter((line) => line.includes('composed TF.js ops run instead'));
 assert.equal(notices.length, 1, `expected one notice about the missing addon, got ${notices.length}:\n${stderr}`);
 
-const history = JSON.parse(readFileSync(path.join(work, 'out', 'trainer_state.json'), 'utf8')).log_history.filter((row) => row.loss);
+const history = JSON.parse(readFileSync(path.join(work, 'out', 'trainer_state.json'), 'utf8')).log_history.filter(
+  (row) => row.loss,
+);
 assert.ok(history.at(-1).loss < history[0].loss - 0.3, `the loss did not fall: ${history[0].loss} -> ${history.at(-1).loss}`);
 assert.ok(existsSync(path.join(work, 'out', 'training_loss.png')));
 
 write('prompts.jsonl', JSON.stringify({ input_ids: [5, 6, 7] }) + '\n');
-const generated = nift('generate', '--model', path.join(work, 'out'), '--input', path.join(work, 'prompts.jsonl'), '--max-new-tokens', '4');
+const generated = nift(
+  'generate',
+  '--model',
+  path.join(work, 'out'),
+  '--input',
+  path.join(work, 'prompts.jsonl'),
+  '--max-new-tokens',
+  '4',
+);
 assert.equal(JSON.parse(generated.stdout).output_ids.length, 4);
-console.log(`without the addon: trained ${history.length} steps (loss ${history[0].loss.toFixed(3)} -> ${history.at(-1).loss.toFixed(3)}) and generated`);
+console.log(
+  `without the addon: trained ${history.length} steps (loss ${history[0].loss.toFixed(3)} -> ${history.at(-1).loss.toFixed(3)}) and generated`,
+);
