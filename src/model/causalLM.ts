@@ -164,7 +164,7 @@ export class CausalLM {
   /**
    * Negative log-likelihood of each token's successor, in nats; 0 where there is no target.
    * @returns [N] for the N packed tokens
-   * @throws NIFT_TOKEN_ID, NIFT_CONTEXT_LENGTH
+   * @throws NIFT_TOKEN_ID
    */
   nll(batch: PackedBatch, options: ForwardOptions = {}): Tensor1D {
     checkTokenIds(batch.labels, batch.cuSeqlens, this.config.vocabSize, 'label', IGNORE_INDEX);
@@ -175,16 +175,16 @@ export class CausalLM {
   }
 
   /**
-   * States after the final norm.
+   * States after the final norm. A sequence may exceed the model's context, as in transformers: training on such rows is the
+   * planner's to warn of, generation and scoring refuse it.
    * @returns [N, C]
-   * @throws NIFT_TOKEN_ID, NIFT_CONTEXT_LENGTH
+   * @throws NIFT_TOKEN_ID
    */
   hidden(batch: Pick<PackedBatch, 'inputIds' | 'cuSeqlens'>, options: ForwardOptions = {}): Tensor2D {
     const { inputIds, cuSeqlens } = batch;
     checkTokenIds(inputIds, cuSeqlens, this.config.vocabSize, 'token id');
     const segments: Segment[] = [];
     for (let b = 0; b + 1 < cuSeqlens.length; b++) segments.push({ past: 0, count: cuSeqlens[b + 1]! - cuSeqlens[b]! });
-    this.checkLengths(segments);
     const { numHeads, numKvHeads, headDim, slidingWindows } = this.config;
     const attend: Attend = (q, k, v, layer) =>
       causalAttention(q, k, v, {

@@ -311,11 +311,14 @@ describe('what a model refuses', () => {
     expect(() => model.nll(batch)).toThrow(expect.objectContaining({ code: 'NIFT_TOKEN_ID' }));
   });
 
-  it('sequences beyond the context', () => {
+  it('steps beyond the context, but not training rows', () => {
     const ids = new Int32Array(9);
-    expect(() => model.nll(collate([{ inputIds: ids, labels: ids }]))).toThrow(
+    const cache = model.createCache(1, 9);
+    expect(() => model.step(ids, Int32Array.of(9), cache, Int32Array.of(8))).toThrow(
       expect.objectContaining({ code: 'NIFT_CONTEXT_LENGTH', message: expect.stringContaining('9 tokens') }),
     );
+    cache.dispose();
+    expect(read(() => model.nll(collate([{ inputIds: ids, labels: ids }])))).toHaveLength(9);
   });
 
   it('training without anything to train, and full training under an adapter', () => {
