@@ -4,7 +4,7 @@ import path from 'node:path';
 import { checkKernels } from '../config/env.js';
 import { nearest, NiftError } from '../errors.js';
 import { addon } from './addon.js';
-import { checkFiniteOutputs } from './check.js';
+import { checkKernelOutputs } from './check.js';
 import { NATIVE, registerNativeBackend } from './register.js';
 import { tf } from './tf.js';
 
@@ -24,7 +24,10 @@ export const BACKEND_NAMES: readonly string[] = Object.keys(BACKENDS);
 export interface BackendOptions {
   /** Threads of the addon or of the wasm backend; default: all cores. */
   threads?: number | undefined;
-  /** Search every kernel's outputs for NaN and infinity, and throw NIFT_NON_FINITE naming the op. Default: NIFT_CHECK=1. */
+  /**
+   * Search every kernel's outputs for NaN and infinity and throw NIFT_NON_FINITE naming the op; throw, too, when a kernel
+   * leaves more buffers behind than it returns. Slow. Default: NIFT_CHECK=1.
+   */
   check?: boolean | undefined;
 }
 
@@ -52,7 +55,7 @@ export async function useBackend(name: string = NATIVE, options: BackendOptions 
   await tf.ready();
   active = name;
   for (const listener of listeners) listener(name);
-  if (options.check ?? checkKernels()) checkFiniteOutputs(name);
+  if (options.check ?? checkKernels()) checkKernelOutputs(name);
 }
 
 /** Name of the current backend. */

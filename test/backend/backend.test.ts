@@ -22,6 +22,16 @@ describe('useBackend', () => {
   it('names the op that made a NaN when asked to', async () => {
     await useBackend('native', { check: true });
     expect(() => tf.log(tf.tensor1d([1, -1, 1]))).toThrow(/Log made NaN at element 1 of \[3\]/);
+    expect([...tf.log(tf.tensor1d([1, 1])).dataSync()]).toEqual([0, 0]);
+    tf.registerKernel({
+      kernelName: 'Forgetful',
+      backendName: 'native',
+      kernelFunc: ({ backend }) => {
+        (backend as NativeBackend).output([300]);
+        return (backend as NativeBackend).output([300], 'int32').info;
+      },
+    });
+    expect(() => tf.engine().runKernel('Forgetful', {})).toThrow(/memory leak.*Forgetful/);
   });
 });
 
