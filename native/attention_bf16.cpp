@@ -1,6 +1,6 @@
 // Blocks of 64 x 64 through the packed formats of gemm_bf16.cpp. The backward works on transposed scores (keys by queries):
-// probabilities and their gradients are then the rows that the products for dv and dk read, and in pairs of rows what the product for the
-// transposed dq reads.
+// probabilities and their gradients are then the rows that the products for dv and dk read, and in pairs of rows what the product
+// for the transposed dq reads.
 #include "attention_bf16.h"
 
 #include <algorithm>
@@ -103,11 +103,13 @@ void attention_bf16_forward(const AttentionHead& head, int64_t first, int64_t co
   for (int64_t block = first_key(low, head.window) / kBlock; block * kBlock <= high; block++) {
     int64_t key0 = block * kBlock, keys = std::min(kBlock, head.keys - key0), seen = std::min(keys, high + 1 - key0);
     int64_t columns = attention_padded(seen);
-    gemm.multiply_padded(count, seen, D, queries, reinterpret_cast<const char*>(keys_t) + block * keys_bytes, false, scores, kScoreStride);
+    gemm.multiply_padded(count, seen, D, queries, reinterpret_cast<const char*>(keys_t) + block * keys_bytes, false, scores,
+                         kScoreStride);
     bool masked = key0 + columns - 1 > low || first_key(high, head.window) > key0;
     for (int64_t i = 0; i < count; i++) {
       if (masked) rows.mask(scores + i * kScoreStride, low + i, key0, columns, head.window);
-      rows.softmax(scores + i * kScoreStride, columns, head.scale * kLog2E, maximum + i, sum + i, o + i * padded, padded, p + i * p_stride);
+      rows.softmax(scores + i * kScoreStride, columns, head.scale * kLog2E, maximum + i, sum + i, o + i * padded, padded,
+                   p + i * p_stride);
     }
     clear_tail(p, count, columns, gemm.depth(keys), p_stride);
     gemm.multiply_padded(count, D, keys, p, reinterpret_cast<const char*>(values) + block * values_bytes, true, o, padded);
@@ -122,10 +124,10 @@ void attention_bf16_forward(const AttentionHead& head, int64_t first, int64_t co
 int64_t attention_bf16_backward_bytes(int64_t queries, int64_t head_dim) {
   BlockGemm gemm(DType::BF16);
   int64_t blocks = (queries + kBlock - 1) / kBlock, padded = attention_padded(head_dim);
-  int64_t per_block = 2 * attention_bf16_keys_bytes(head_dim) + 2 * attention_bf16_values_bytes(head_dim) +
-                      2 * floats(kBlock);
+  int64_t per_block = 2 * attention_bf16_keys_bytes(head_dim) + 2 * attention_bf16_values_bytes(head_dim) + 2 * floats(kBlock);
   return blocks * per_block + floats(padded * (blocks * kBlock + 16)) + 2 * gemm.a_bytes(kBlock, head_dim) +
-         gemm.a_bytes(head_dim, kBlock) + 2 * gemm.a_bytes(kBlock, kBlock) + gemm.b_bytes(kBlock, kBlock) + 2 * floats(kBlock * kScoreStride) + 2 * floats(kBlock * padded) + 4096;
+         gemm.a_bytes(head_dim, kBlock) + 2 * gemm.a_bytes(kBlock, kBlock) + gemm.b_bytes(kBlock, kBlock) +
+         2 * floats(kBlock * kScoreStride) + 2 * floats(kBlock * padded) + 4096;
 }
 
 namespace {
@@ -134,7 +136,11 @@ namespace {
 class Backward {
  public:
   Backward(const AttentionHead& head, float* scratch)
-      : head_(head), T_(head.queries), D_(head.head_dim), padded_(attention_padded(D_)), blocks_((T_ + kBlock - 1) / kBlock),
+      : head_(head),
+        T_(head.queries),
+        D_(head.head_dim),
+        padded_(attention_padded(D_)),
+        blocks_((T_ + kBlock - 1) / kBlock),
         dq_stride_(blocks_ * kBlock + 16) {
     keys_bytes_ = attention_bf16_keys_bytes(D_), values_bytes_ = attention_bf16_values_bytes(D_);
     Pieces pieces(scratch);

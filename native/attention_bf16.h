@@ -16,8 +16,7 @@ int64_t attention_bf16_backward_bytes(int64_t queries, int64_t head_dim);
 void attention_bf16_pack(const float* k, const float* v, int64_t stride, int64_t count, int64_t head_dim, float* keys_t,
                          float* values);
 void attention_bf16_forward(const AttentionHead& head, int64_t first, int64_t count, const float* q, int64_t q_stride,
-                            const float* keys_t, const float* values, float* out, int64_t out_stride, float* lse,
-                            float* scratch);
+                            const float* keys_t, const float* values, float* out, int64_t out_stride, float* lse, float* scratch);
 void attention_bf16_backward(const AttentionHead& head, const float* q, const float* out, const float* d_out, int64_t q_stride,
                              const float* k, const float* v, int64_t k_stride, const float* lse, float* dq, int64_t dq_stride,
                              float* dk, float* dv, int64_t dk_stride, float* scratch);

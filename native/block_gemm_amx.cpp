@@ -16,8 +16,8 @@ constexpr int64_t kStep = 32;            // depth of one tile product
 
 // Sums in tiles 0-3 (2 x 2 of 16 x 16), A in 4 and 5, B in 6 and 7.
 template <bool kTwoRows, bool kTwoColumns>
-inline __attribute__((always_inline)) void product(int64_t depth, const char* a, int64_t a_stride, const char* b,
-                                                   bool accumulate, float* c, int64_t c_stride) {
+inline __attribute__((always_inline)) void product(int64_t depth, const char* a, int64_t a_stride, const char* b, bool accumulate,
+                                                   float* c, int64_t c_stride) {
   float* below = c + 16 * (c_stride / 4);
   if (accumulate) {
     _tile_loadd(0, c, c_stride);

@@ -145,8 +145,8 @@ NIFT_INLINE Vec gradient_half(const float* scores, const float* dp, float factor
 }
 
 static void gradient_rows_half(const float* scores, const float* dp, int64_t row_stride, int64_t rows, int64_t columns,
-                               float factor, const float* lse, const float* delta, uint16_t* p, uint16_t* ds,
-                               int64_t half_stride, uint32_t* pairs, int64_t panel_stride) {
+                               float factor, const float* lse, const float* delta, uint16_t* p, uint16_t* ds, int64_t half_stride,
+                               uint32_t* pairs, int64_t panel_stride) {
   for (int64_t i = 0; i < columns; i += kLanes) {
     Vec row_lse = vec_load(lse + i), row_delta = vec_load(delta + i), second{};
     Vec first = gradient_half(scores + i, dp + i, factor, row_lse, row_delta, p + i, ds + i);

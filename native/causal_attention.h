@@ -37,8 +37,7 @@ struct AttentionRowKernels {
                    const float* lse, const float* delta, uint16_t* p, uint16_t* ds, int64_t half_stride, uint32_t* pairs,
                    int64_t panel_stride);
   // out[i * stride + d] = factor * x[d * ld + i]; x holds count and head_dim rounded up to kAttentionPadding.
-  void (*store_transposed)(const float* x, int64_t ld, int64_t count, int64_t head_dim, float factor, float* out,
-                           int64_t stride);
+  void (*store_transposed)(const float* x, int64_t ld, int64_t count, int64_t head_dim, float factor, float* out, int64_t stride);
   void (*store)(const float* x, int64_t count, int64_t head_dim, int64_t padded, float factor, float* out, int64_t stride);
   float (*dot)(const float* a, const float* b, int64_t n);
 };

@@ -75,8 +75,14 @@ float* chunk_logits(const Problem& p, int64_t begin, int64_t count, float* x_row
 class FusedRows {
  public:
   FusedRows(const Problem& p, int64_t begin, int64_t count, float* dx)
-      : p_(p), begin_(begin), count_(count), dx_(dx), gemm_(p.compute), tile_(tile_size()),
-        block_(gemm_.rows(kRowBlock)), width_(BlockGemm::multiple(p.channels, 16)) {}
+      : p_(p),
+        begin_(begin),
+        count_(count),
+        dx_(dx),
+        gemm_(p.compute),
+        tile_(tile_size()),
+        block_(gemm_.rows(kRowBlock)),
+        width_(BlockGemm::multiple(p.channels, 16)) {}
 
   void run(float* nll) {
     int64_t C = p_.channels, V = p_.vocabulary, blocks = (count_ + block_ - 1) / block_;

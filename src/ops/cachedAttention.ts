@@ -54,7 +54,7 @@ export function cachedAttention(
   if (!cache.native) return cachedAttentionReference(q, k, v, cache, layer, options);
   cache.reserve(cache.lengths.reduce((most, length, b) => Math.max(most, length + queryLengths[b]!), 0));
   const attrs = { cache, layer, shape, queryLengths } satisfies KernelAttrs;
-  return tf.engine().runKernel(CACHED_ATTENTION_KERNEL, { q, k, v }, attrs as unknown as tf.NamedAttrMap) as Tensor2D;
+  return tf.engine().runKernel<Tensor2D>(CACHED_ATTENTION_KERNEL, { q, k, v }, attrs as unknown as tf.NamedAttrMap);
 }
 
 /** The definition, in stock TF.js ops, over a cache without native buffers. */

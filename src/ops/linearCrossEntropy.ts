@@ -68,7 +68,7 @@ export function linearCrossEntropyReference(
   return tf.tidy(() => {
     const { compute } = options;
     const vocabulary = weight.shape[0];
-    if (labels.length === 0) return tf.zeros([0]) as Tensor1D;
+    if (labels.length === 0) return tf.zeros<tf.Rank.R1>([0]);
     const logits = roundedMatMul(x, weight, compute, false, true);
     // A label of -1 gives a row of zeros.
     const targets = tf.oneHot(
@@ -83,8 +83,8 @@ export function linearCrossEntropyReference(
       Array.from(labels, (label) => label !== IGNORE_INDEX),
       'bool',
     );
-    const nll = tf.sub(tf.logSumExp(logits, -1), picked) as Tensor1D;
-    return tf.where(supervised, nll, tf.zerosLike(nll)) as Tensor1D;
+    const nll = tf.sub<Tensor1D>(tf.logSumExp(logits, -1), picked);
+    return tf.where<Tensor1D>(supervised, nll, tf.zerosLike(nll));
   });
 }
 
@@ -120,7 +120,7 @@ export function registerLinearCrossEntropy(): void {
       const dNll = (dy as Tensor[])[0]!;
       return {
         x: () => tf.mul(rowGradients, tf.reshape(dNll, [-1, 1])),
-        weight: () => tf.engine().runKernel(WEIGHT_GRADIENT_KERNEL, { x, weight, dNll }, attrs) as Tensor,
+        weight: () => tf.engine().runKernel<Tensor>(WEIGHT_GRADIENT_KERNEL, { x, weight, dNll }, attrs),
       };
     },
   });

@@ -69,7 +69,7 @@ export function rotaryEmbeddingReference(x: Tensor2D, cos: Tensor2D, sin: Tensor
     const c = tf.reshape(cos, [tokens, 1, half]);
     const s = tf.reshape(sin, [tokens, 1, half]);
     const rotated = tf.stack([tf.sub(tf.mul(first, c), tf.mul(second, s)), tf.add(tf.mul(second, c), tf.mul(first, s))], 2);
-    return tf.reshape(rotated, [tokens, channels]) as Tensor2D;
+    return tf.reshape<tf.Rank.R2>(rotated, [tokens, channels]);
   });
 }
 
@@ -113,7 +113,7 @@ export function registerRotaryEmbedding(): void {
 }
 
 function runRotary(x: Tensor2D, cos: Tensor2D, sin: Tensor2D, numHeads: number, inverse: boolean): Tensor2D {
-  return tf.engine().runKernel(KERNEL, { x, cos, sin }, { numHeads, inverse }) as Tensor2D;
+  return tf.engine().runKernel<Tensor2D>(KERNEL, { x, cos, sin }, { numHeads, inverse });
 }
 
 function checkShapes(x: Tensor2D, cos: Tensor2D, sin: Tensor2D, numHeads: number): void {

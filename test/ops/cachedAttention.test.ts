@@ -131,7 +131,7 @@ describe.each(['native', 'cpu'])('cachedAttention on %s', (backend) => {
 
   it('names what does not fit the cache', () => {
     const cache = createKvCache({ numLayers: 1, batch: 2, capacity: 4, numKvHeads: 1, headDim: 3 });
-    const x = tf.zeros([2, 3]) as Tensor2D;
+    const x = tf.zeros<tf.Rank.R2>([2, 3]);
     const attempt = (layer: number, lengths: number[]) => () =>
       cachedAttention(x, x, x, cache, layer, {
         numHeads: 1,

@@ -183,15 +183,15 @@ describe('causalAttention', () => {
     const before = tf.memory().numTensors;
     run(causalAttention, c, data);
     expect(tf.memory().numTensors).toBe(before);
-    const x = tf.zeros([20, 16]) as Tensor2D;
-    const kv = tf.zeros([20, 8]) as Tensor2D;
+    const x = tf.zeros<tf.Rank.R2>([20, 16]);
+    const kv = tf.zeros<tf.Rank.R2>([20, 8]);
     causalAttention(x, kv, kv, { ...c, cuSeqlens: data.cuSeqlens, compute: 'float32' }).dispose();
     expect(tf.memory().numTensors).toBe(before + 2);
     tf.dispose([x, kv]);
   });
 
   it('names shapes that do not fit', () => {
-    const x = tf.zeros([4, 6]) as Tensor2D;
+    const x = tf.zeros<tf.Rank.R2>([4, 6]);
     const attempt = (change: Partial<CausalAttentionOptions>): (() => void) => {
       const options = {
         numHeads: 2,

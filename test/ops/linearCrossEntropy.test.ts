@@ -109,7 +109,7 @@ describe.each(['native', 'cpu'])('linearCrossEntropy on %s', (backend) => {
 
   it('names labels and shapes that do not fit', () => {
     tf.tidy(() => {
-      const [x, weight] = [tf.zeros([2, 3]) as Tensor2D, tf.zeros([5, 3]) as Tensor2D];
+      const [x, weight] = [tf.zeros<tf.Rank.R2>([2, 3]), tf.zeros<tf.Rank.R2>([5, 3])];
       const attempt = (w: Tensor2D, labels: number[]) => () =>
         linearCrossEntropy(x, w, Int32Array.from(labels), { compute: 'float32' });
       expect(attempt(weight, [0, 5])).toThrow(/label 5 of row 1 is outside \[0, 5\)/);
