@@ -30,12 +30,27 @@ static float exp2_of(float x) {
   return vec_exp2(vec_set(x))[0];
 }
 
+// scores[g][j] = factor * q[g] . keys[j]. From kLanes / 4 heads on, a lane for each head beats a sum over lanes for each score.
+static void score(const float* q, int64_t group, int64_t head_dim, float factor, const float* keys, int64_t count, float* scores,
+                  float* scratch) {
+  if (group < kLanes / 4) {
+    for (int64_t j = 0; j < count; j++)
+      for (int64_t g = 0; g < group; g++)
+        scores[g * kDecodeChunk + j] = factor * dot(q + g * head_dim, keys + j * head_dim, head_dim);
+    return;
+  }
+  int64_t lanes = (group + kLanes - 1) / kLanes * kLanes;
+  float *turned = scratch, *products = turned + head_dim * lanes;
+  for (int64_t d = 0; d < head_dim; d++)
+    for (int64_t g = 0; g < lanes; g++) turned[d * lanes + g] = g < group ? factor * q[g * head_dim + d] : 0;
+  vec_matmul(count, lanes, head_dim, keys, head_dim, 1, turned, lanes, products, lanes, false);
+  for (int64_t g = 0; g < group; g++)
+    for (int64_t j = 0; j < count; j++) scores[g * kDecodeChunk + j] = products[j * lanes + g];
+}
+
 static void decode(const float* q, int64_t group, int64_t head_dim, float scale, const float* keys, const float* values,
                    int64_t count, float* part, float* scratch) {
-  float factor = scale * kLog2E;
-  for (int64_t j = 0; j < count; j++)
-    for (int64_t g = 0; g < group; g++)
-      scratch[g * kDecodeChunk + j] = factor * dot(q + g * head_dim, keys + j * head_dim, head_dim);
+  score(q, group, head_dim, scale * kLog2E, keys, count, scratch, scratch + group * kDecodeChunk);
   int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
   for (int64_t g = 0; g < group; g++) {
     float *scores = scratch + g * kDecodeChunk, *to = part + g * (head_dim + 2);
@@ -51,6 +66,10 @@ static void decode(const float* q, int64_t group, int64_t head_dim, float scale,
     to[0] = maximum;
     to[1] = vec_sum(total);
     for (int64_t d = 0; d < head_dim; d++) to[2 + d] = 0;
+  }
+  if (head_dim % kLanes == 0) {
+    vec_matmul(group, head_dim, count, scratch, kDecodeChunk, 1, values, head_dim, part + 2, head_dim + 2, false);
+    return;
   }
   for (int64_t j = 0; j < count; j++)
     for (int64_t g = 0; g < group; g++)

@@ -13,8 +13,13 @@ inline int64_t decode_part_size(int64_t group, int64_t head_dim) {
   return group * (head_dim + 2);
 }
 
+// Floats of working memory for `decode`: scores, and for large groups queries and scores transposed.
+inline int64_t decode_scratch(int64_t group, int64_t head_dim) {
+  return group * kDecodeChunk + (group + 15) / 16 * 16 * (head_dim + kDecodeChunk);
+}
+
 struct CachedAttentionKernels {
-  // q [group][D]; keys and values [count][D], count <= kDecodeChunk; scratch: group * kDecodeChunk floats.
+  // q [group][D]; keys and values [count][D], count <= kDecodeChunk; scratch: decode_scratch(group, D) floats.
   void (*decode)(const float* q, int64_t group, int64_t head_dim, float scale, const float* keys, const float* values,
                  int64_t count, float* part, float* scratch);
   // out [group][D] from `parts` parts.

@@ -60,7 +60,7 @@ void decode_all(const Call& c, const std::vector<int64_t>& first) {
   float* results = scratch_floats(ScratchSlot::Packed, int64_t(parts.size()) * size);
   const CachedAttentionKernels& kernels = kernels_cached_attention();
   parallel_for(int64_t(parts.size()), 1, [&](int64_t from, int64_t to) {
-    float* scratch = scratch_floats(ScratchSlot::Task, group * kDecodeChunk);
+    float* scratch = scratch_floats(ScratchSlot::Task, decode_scratch(group, D));
     for (int64_t i = from; i < to; i++) {
       const Part& p = parts[i];
       int64_t at = c.cache_at(p.sequence, p.kv_head) + p.begin * D;

@@ -47,6 +47,7 @@ const CASES = [
   decoding([[30], ...ones(1, 12)], [2, 1, 48], 1, 16),
   decoding([[255], ...ones(1, 4)], [8, 2, 24], null, 300), // crosses a part of 256 keys
   decoding([[600], ...ones(1, 2)], [2, 1, 16], 300, 700),
+  decoding([[20, 3], ...ones(2, 3)], [20, 1, 32], null, 64), // more query heads than lanes share a key head
 ];
 
 /** Feeds the rows of each step, and puts the outputs back in packed order. */
