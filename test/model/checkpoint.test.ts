@@ -5,6 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { addon } from '../../src/backend/addon.js';
 import { storageOf, useBackend } from '../../src/backend/index.js';
+import { tf } from '../../src/backend/tf.js';
 import { collate } from '../../src/data/batch.js';
 import { openSafetensors } from '../../src/formats/safetensors.js';
 import { writeSafetensors, type TensorToWrite } from '../../src/formats/safetensorsWriter.js';
@@ -233,6 +234,16 @@ describe.skipIf(!hasShared)('storage policies', () => {
     expect(await kinds('tiny-llama2', 'auto')).toEqual(['float16', 'float32', 'float32']);
     expect(await kinds('stories260k', 'auto')).toEqual(['float32', 'float32', 'float32']);
     expect(await kinds('stories260k', 'bfloat16')).toEqual(['bfloat16', 'float32', 'bfloat16']);
+  });
+
+  it.skipIf(!addon())('hold 16-bit matrices in two bytes an element, and one copy of everything', async () => {
+    const before = tf.memory().numBytes;
+    const model = await CausalLM.load(golden('tiny-llama3'), { dtype: 'float32' });
+    let expected = 0;
+    for (const tensor of model.baseTensors().values()) expected += tensor.size * (tensor.rank === 2 ? 2 : 4);
+    expect(tf.memory().numBytes - before).toBe(expected);
+    model.dispose();
+    expect(tf.memory().numBytes).toBe(before);
   });
 
   it('stay within twice the error that the same rounding makes on the composed reference', async () => {
