@@ -84,11 +84,15 @@ export class Random {
 /** `length` normals with mean 0 as float32: weight initialisation. */
 export function normalArray(length: number, deviation: number, seed: number, stream = 0): Float32Array {
   const random = new Random(seed, stream);
-  return Float32Array.from({ length }, () => random.normal() * deviation);
+  const values = new Float32Array(length);
+  for (let i = 0; i < length; i++) values[i] = random.normal() * deviation;
+  return values;
 }
 
 /** `length` uniforms in [-bound, bound) as float32. */
 export function uniformArray(length: number, bound: number, seed: number, stream = 0): Float32Array {
   const random = new Random(seed, stream);
-  return Float32Array.from({ length }, () => (2 * random.uniform() - 1) * bound);
+  const values = new Float32Array(length);
+  for (let i = 0; i < length; i++) values[i] = (2 * random.uniform() - 1) * bound;
+  return values;
 }
