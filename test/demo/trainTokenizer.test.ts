@@ -1,8 +1,10 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { articles } from '../../src/demo/corpus.js';
+import { DEMO_ASSETS } from '../../src/demo/demo.js';
+import { BASE_SEED, CONTEXT_LENGTH, TOKENIZER_ARTICLES, VOCAB_SIZE } from '../../src/demo/settings.js';
 import { tokenizerConfig, trainTokenizer } from '../../src/demo/trainTokenizer.js';
 import { Tokenizer } from '../../src/tokenizer/tokenizer.js';
 
@@ -49,6 +51,18 @@ describe('trainTokenizer', () => {
     const tokens = texts.reduce((sum, text) => sum + tokenizer.encode(text).length, 0);
     expect(characters / tokens).toBeGreaterThan(2);
     expect(trainTokenizer(texts, 500)).toEqual(definition);
+  });
+
+  it('made the files of the base model', () => {
+    const read = (...parts: string[]): unknown => JSON.parse(readFileSync(path.join(DEMO_ASSETS, ...parts), 'utf8'));
+    const made = trainTokenizer(
+      articles(BASE_SEED, TOKENIZER_ARTICLES).map(({ text }) => text),
+      VOCAB_SIZE,
+    );
+    for (const model of ['model', 'base']) {
+      expect(read(model, 'tokenizer.json')).toEqual(made);
+      expect(read(model, 'tokenizer_config.json')).toEqual(tokenizerConfig(CONTEXT_LENGTH));
+    }
   });
 
   it('merges the most frequent pair first, and stops when none occurs twice', () => {
