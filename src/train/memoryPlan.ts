@@ -31,7 +31,9 @@ export interface MemoryPlan {
   /** Chunk of logits. */
   workspace: number;
   data: number;
-  /** Node.js, TensorFlow.js, compiled code, buffers that wait for reuse. */
+  /** Buffers of other sizes that wait for reuse or collection, when micro-batches differ in size. */
+  reserve: number;
+  /** Node.js, TensorFlow.js, compiled code, the tokenizer. */
   runtime: number;
   total: number;
 }
@@ -52,6 +54,10 @@ export interface MemoryQuestion {
   batchTargets: number;
   accumulation: number;
   dataTokens: number;
+  /** Micro-batches differ in size. */
+  varied: boolean;
+  /** Some rows are made from text. */
+  text: boolean;
   native: boolean;
 }
 
@@ -74,7 +80,8 @@ export function planMemory(question: MemoryQuestion): MemoryPlan {
     activations,
     workspace: workspaceBytes(question),
     data: question.dataTokens * 2 * FLOAT,
-    runtime: question.native ? RUNTIME_NATIVE : RUNTIME_COMPOSED,
+    reserve: question.varied ? RESERVE + activations / 8 : 0,
+    runtime: (question.native ? RUNTIME_NATIVE : RUNTIME_COMPOSED) + (question.text ? TOKENIZER : 0),
   };
   return { ...plan, total: Object.values(plan).reduce((sum, bytes) => sum + bytes, 0) };
 }
@@ -127,5 +134,8 @@ function conversionBytes({ config, fileDtype, storage }: MemoryQuestion): number
 
 /** Rows of logits that LinearCrossEntropy holds at a time, bytes. */
 const LOGITS_CHUNK = 32 * 2 ** 20;
+/** Twice what src/backend/pool.ts keeps whatever the working set is. */
+const RESERVE = 2 * 32 * 2 ** 20;
+const TOKENIZER = 15e6;
 const RUNTIME_NATIVE = 150e6;
 const RUNTIME_COMPOSED = 250e6;

@@ -78,6 +78,8 @@ export function buildPlan(values: RecipeValues, config: ModelConfig, data: Train
     batchTargets: largest.targets,
     accumulation: values.gradient_accumulation_steps,
     dataTokens: tokens,
+    varied: largest.smallest < largest.tokens,
+    text: data.template !== null,
     native: values.backend === 'native' && addon() !== null,
   });
   const warmup = warmupSteps({ steps: values.warmup_steps, ratio: values.warmup_ratio, totalSteps: windows.plan.totalSteps });
@@ -134,9 +136,9 @@ export function windowOptions(values: RecipeValues, rows: number): WindowOptions
   };
 }
 
-/** The most tokens that any micro-batch of the run holds. */
-function largestBatch(windows: Windows, data: TrainingData): { tokens: number; targets: number } {
-  const largest = { tokens: 0, targets: 0 };
+/** The most tokens and targets that any micro-batch of the run holds, and the fewest tokens. */
+function largestBatch(windows: Windows, data: TrainingData): { tokens: number; targets: number; smallest: number } {
+  const largest = { tokens: 0, targets: 0, smallest: Infinity };
   for (let step = 0; step < windows.plan.totalSteps; step++) {
     for (const batch of windows.step(step)) {
       let tokens = 0;
@@ -147,6 +149,7 @@ function largestBatch(windows: Windows, data: TrainingData): { tokens: number; t
       }
       largest.tokens = Math.max(largest.tokens, tokens);
       largest.targets = Math.max(largest.targets, targets);
+      largest.smallest = Math.min(largest.smallest, tokens);
     }
   }
   return largest;

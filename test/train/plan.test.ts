@@ -90,15 +90,18 @@ describe('planMemory', () => {
     batchTargets: 511,
     accumulation: 1,
     dataTokens: 1024,
+    varied: false,
+    text: false,
     native: true,
     ...extra,
   });
 
-  it('falls with checkpointing, grows with dropout, accumulation and conversion', () => {
+  it('falls with checkpointing, grows with dropout, accumulation, conversion and batches of different sizes', () => {
     const { total } = planMemory(question());
     expect(planMemory(question({ checkpointing: true })).total).toBeLessThan(total - 500e6);
     expect(planMemory(question({ dropout: true, adapters: [{ r: 8, in: 2048, out: 2048 }] })).total).toBeGreaterThan(total);
     expect(planMemory(question({ accumulation: 2 })).total).toBe(total + 4 * 6_307_840);
+    expect(planMemory(question({ varied: true })).total).toBeGreaterThan(total + 60e6);
     expect(planMemory(question({ fileDtype: 'float32' })).total).toBeGreaterThan(total + 4e9);
   });
 });
