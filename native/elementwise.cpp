@@ -103,9 +103,6 @@ static void binary(Binary op, const float* a, int step_a, const float* b, int st
     case Binary::SquaredDifference:
       BINARY_LOOPS((x - y) * (x - y));
       break;
-    case Binary::ReluGrad:
-      BINARY_LOOPS(y > 0 ? x : 0.0f);
-      break;
     case Binary::Count:
       break;
   }
@@ -179,8 +176,8 @@ static void unary(Unary op, const float* in, float parameter, float* out, int64_
     case Unary::Tanh:
       UNARY_LOOP(fast_tanh(x));
       break;
-    case Unary::Scale:
-      UNARY_LOOP(x * parameter);
+    case Unary::Step:
+      UNARY_LOOP(x != x ? x : (x > 0 ? 1.0f : parameter));
       break;
     case Unary::Count:
       break;

@@ -117,7 +117,7 @@ describe.skipIf(!addon())('elementwise', () => {
       await close(() => tf.squaredDifference(sample(a, i, false), sample(b, i + 9, false)), 3e-7);
   });
 
-  it.each(['neg', 'abs', 'square', 'sqrt', 'relu'] as const)('%s equals the stock kernel bit for bit', async (op) => {
+  it.each(['neg', 'abs', 'square', 'sqrt', 'relu', 'step'] as const)('%s equals the stock kernel bit for bit', async (op) => {
     for (const shape of [[], [1], [33], [5, 7], [40001], [0]]) await exact(() => tf[op](sample(shape, 5)));
   });
 
@@ -132,6 +132,8 @@ describe.skipIf(!addon())('elementwise', () => {
       if (at >= 0) throw new Error(`element ${at}: ${native[at]}, expected ${cpu[at]}`);
     }
   });
+
+  it('step with a slope', async () => exact(() => tf.step(sample([33], 5), 0.25)));
 
   it('addN and where', async () => {
     await exact(() => tf.addN([sample([257, 33], 1, false), sample([257, 33], 2), sample([257, 33], 3)]));

@@ -18,6 +18,7 @@ const UNARY = {
   Relu: 8,
   Sigmoid: 9,
   Tanh: 10,
+  Step: 11,
 };
 
 /** Which operand moves along a dimension of the result; the other repeats. */
@@ -92,7 +93,7 @@ function unaryKernel(op: number): Kernel {
     const x = input(call, 'x');
     if (!isFloat(x)) return undefined;
     const { info, data } = call.backend.output(x.shape);
-    call.native.unaryOp(op, call.backend.floats(x), 1, data);
+    call.native.unaryOp(op, call.backend.floats(x), (call.attrs['alpha'] as number | undefined) ?? 0, data);
     return info;
   };
 }
