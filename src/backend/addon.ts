@@ -211,7 +211,7 @@ export interface AddonStockOps {
   binaryOp(op: number, a: Float32Array, b: Float32Array, shape: Int32Array, moves: Int32Array, out: Float32Array): void;
   /** Like binaryOp; `op`: Compare in native/elementwise.h; out holds 0 and 1. */
   compareOp(op: number, a: Float32Array, b: Float32Array, shape: Int32Array, moves: Int32Array, out: Uint8Array): void;
-  /** `op`: Unary in native/elementwise.h; `parameter` is the factor of its Scale. */
+  /** `op`: Unary in native/elementwise.h; `parameter` is what its Step gives for numbers that are not above 0. */
   unaryOp(op: number, x: Float32Array, parameter: number, out: Float32Array): void;
   /** condition ? a : b, all equally long. */
   selectOp(condition: Uint8Array, a: Float32Array, b: Float32Array, out: Float32Array): void;
