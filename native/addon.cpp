@@ -30,6 +30,7 @@ extern const Entry gemm_entries[];
 extern const Entry linear_entries[];
 extern const Entry peak_entries[];
 extern const Entry mapped_file_entries[];
+extern const Entry merge_adapter_entries[];
 
 namespace {
 
@@ -44,7 +45,7 @@ const Entry* const families[] = {
     swiglu_entries,           rms_norm_entries,
     simd_math_entries,        gemm_entries,
     linear_entries,           peak_entries,
-    mapped_file_entries,
+    mapped_file_entries,      merge_adapter_entries,
 };
 
 // glibc raises its threshold for mapped blocks with every large block that is freed, after which tensors of changing sizes

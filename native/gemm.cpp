@@ -68,7 +68,8 @@ class Driver {
 
   void run() {
     int64_t rows = rows_in_block();
-    if (p_.M <= rows)
+    // With one block of rows there is nothing to share B for, unless its rows alone overflow the cache.
+    if (p_.M <= rows && (p_.M <= 2 * kernels_.mr || bytes(p_.M * total_) <= 2 * kernels_.block_bytes))
       slim();
     else
       wide(rows);
@@ -114,19 +115,16 @@ class Driver {
     return out;
   }
 
-  // c[rows, cols of the panel] = alpha * packed rows * panel over `depth`, in pieces of at most max_depth.
-  void multiply(const void* a, int64_t rows, const void* panel, int64_t cols, int64_t depth, float alpha, float beta,
-                const float* bias, bool stream, float* c, int64_t ldc) const {
-    int64_t pieces = std::max<int64_t>(1, ceil_div(depth, kernels_.max_depth));
-    int64_t piece = multiple(ceil_div(depth, pieces), kernels_.depth_step);
-    for (int64_t i = 0; i < pieces; i++) {
-      int64_t k0 = i * piece, n = std::max<int64_t>(0, std::min(piece, depth - k0));
-      bool last = i == pieces - 1;
-      TileEnd end = {alpha, i == 0 ? beta : 1, last ? bias : nullptr, stream && pieces == 1};
-      for (int64_t r = 0; r < rows; r += kernels_.mr)
-        kernels_.tile(n, at(a, r * lda_ + k0), lda_, at(panel, k0 * kernels_.nr), c + r * ldc, ldc,
-                      int(std::min<int64_t>(kernels_.mr, rows - r)), int(cols), end);
-    }
+  // Sums are cut into blocks of about equal depth, so that the packed rows in use stay in the cache while panels pass.
+  int64_t depth_blocks(int64_t depth) const { return std::max<int64_t>(1, ceil_div(depth, kernels_.max_depth)); }
+
+  // c[rows, cols of the panel] = alpha * packed rows * panel, its sums over depth block i only.
+  void multiply(int64_t i, const void* a, int64_t rows, const void* panel, int64_t cols, int64_t depth, const TileEnd& whole,
+                float* c, int64_t ldc) const {
+    int64_t blocks = depth_blocks(depth), size = multiple(ceil_div(depth, blocks), kernels_.depth_step), k0 = i * size;
+    TileEnd end = {whole.alpha, i == 0 ? whole.beta : 1, i == blocks - 1 ? whole.bias : nullptr, whole.stream && blocks == 1};
+    int64_t n = std::max<int64_t>(0, std::min(size, depth - k0));
+    kernels_.panel(n, at(a, k0), lda_, at(panel, k0 * kernels_.nr), c, ldc, rows, int(cols), end);
   }
 
   // hidden[rows, rank] of packed rows; they are appended, scaled, to the packed rows.
@@ -134,7 +132,8 @@ class Driver {
     const LowRank& low = *p_.low_rank;
     for (int64_t i = 0; i < down_panels(); i++) {
       int64_t col0 = i * kernels_.nr, cols = std::min<int64_t>(kernels_.nr, low.rank - col0);
-      multiply(a, rows, at(down, i * depth_ * kernels_.nr), cols, depth_, 1, 0, nullptr, false, hidden + col0, low.rank);
+      for (int64_t d = 0; d < depth_blocks(depth_); d++)
+        multiply(d, a, rows, at(down, i * depth_ * kernels_.nr), cols, depth_, {1, 0, nullptr, false}, hidden + col0, low.rank);
     }
     float* scaled = hidden_rows.reserve<float>(size_t(rows * low.rank));
     for (int64_t i = 0; i < rows * low.rank; i++) scaled[i] = low.scaling * hidden[i];
@@ -142,10 +141,10 @@ class Driver {
     kernels_.pack_a(appended, 0, rows, low.rank, extra_, p_.compute, at(a, depth_), lda_);
   }
 
-  void multiply_panel(const void* a, int64_t row0, int64_t rows, int64_t panel, const void* packed) const {
+  void multiply_panel(int64_t block, const void* a, int64_t row0, int64_t rows, int64_t panel, const void* packed) const {
     int64_t col0 = panel * kernels_.nr, cols = std::min<int64_t>(kernels_.nr, p_.N - col0);
-    multiply(a, rows, packed, cols, total_, p_.alpha, p_.beta, p_.bias ? p_.bias + col0 : nullptr, stream_,
-             p_.C + row0 * p_.ldc + col0, p_.ldc);
+    TileEnd end = {p_.alpha, p_.beta, p_.bias ? p_.bias + col0 : nullptr, stream_};
+    multiply(block, a, rows, packed, cols, total_, end, p_.C + row0 * p_.ldc + col0, p_.ldc);
   }
 
   void slim() const {
@@ -174,7 +173,7 @@ class Driver {
       kernels_.enter();
       for (int64_t j = begin; j < end; j++) {
         pack_panel(j * kernels_.nr, packed);
-        multiply_panel(a, 0, p_.M, j, packed);
+        for (int64_t d = 0; d < depth_blocks(total_); d++) multiply_panel(d, a, 0, p_.M, j, packed);
       }
       kernels_.leave();
     });
@@ -201,8 +200,9 @@ class Driver {
           int64_t block = job / chunks, j0 = job % chunks * chunk;
           int64_t row0 = block * rows, n = std::min(rows, p_.M - row0);
           const void* a = block_of_a(serial + uint64_t(block), rows, row0, n, down, j0 == 0 && first == 0);
-          for (int64_t j = j0; j < std::min(count, j0 + chunk); j++)
-            multiply_panel(a, row0, n, first + j, at(b, j * panel_size()));
+          for (int64_t d = 0; d < depth_blocks(total_); d++)
+            for (int64_t j = j0; j < std::min(count, j0 + chunk); j++)
+              multiply_panel(d, a, row0, n, first + j, at(b, j * panel_size()));
         }
         kernels_.leave();
       });

@@ -130,22 +130,28 @@ static void leave() {
   _tile_release();
 }
 
-// Sums in tiles 0-3 (2 x 2), A in 4 and 5, B in 6 and 7.
+// Sums in tiles 0-3 (2 x 2), A in 4 and 5, B in 6 and 7. `more`: the sums go on from what `out` holds.
 static inline __attribute__((always_inline)) void multiply(int64_t depth, const char* a, int64_t stride, const char* b,
-                                                           bool two_rows, bool two_columns, float* out) {
+                                                           bool two_rows, bool two_columns, bool more, float* out, int64_t ldo) {
   const char* below = a + 16 * stride;
-  _tile_zero(0);
-  if (two_columns) _tile_zero(1);
-  if (two_rows) _tile_zero(2);
-  if (two_rows && two_columns) _tile_zero(3);
+  float* out_below = out + 16 * ldo;
+  if (more) {
+    _tile_loadd(0, out, ldo * 4);
+    if (two_columns) _tile_loadd(1, out + 16, ldo * 4);
+    if (two_rows) _tile_loadd(2, out_below, ldo * 4);
+    if (two_rows && two_columns) _tile_loadd(3, out_below + 16, ldo * 4);
+  } else {
+    _tile_zero(0);
+    if (two_columns) _tile_zero(1);
+    if (two_rows) _tile_zero(2);
+    if (two_rows && two_columns) _tile_zero(3);
+  }
   for (int64_t k = 0; k < depth; k += kStep) {
-    _tile_loadd(4, a, stride);
     _tile_loadd(6, b, kColumns * 4);
+    _tile_loadd(4, a, stride);
+    if (two_columns) _tile_loadd(7, b + 64, kColumns * 4);
     _tile_dpbf16ps(0, 4, 6);
-    if (two_columns) {
-      _tile_loadd(7, b + 64, kColumns * 4);
-      _tile_dpbf16ps(1, 4, 7);
-    }
+    if (two_columns) _tile_dpbf16ps(1, 4, 7);
     if (two_rows) {
       _tile_loadd(5, below, stride);
       _tile_dpbf16ps(2, 5, 6);
@@ -155,28 +161,55 @@ static inline __attribute__((always_inline)) void multiply(int64_t depth, const 
     below += kStep * 2;
     b += kStep / 2 * kColumns * 4;
   }
-  _tile_stored(0, out, kColumns * 4);
-  if (two_columns) _tile_stored(1, out + 16, kColumns * 4);
-  if (two_rows) _tile_stored(2, out + 16 * kColumns, kColumns * 4);
-  if (two_rows && two_columns) _tile_stored(3, out + 16 * kColumns + 16, kColumns * 4);
+  _tile_stored(0, out, ldo * 4);
+  if (two_columns) _tile_stored(1, out + 16, ldo * 4);
+  if (two_rows) _tile_stored(2, out_below, ldo * 4);
+  if (two_rows && two_columns) _tile_stored(3, out_below + 16, ldo * 4);
 }
 
-static void tile(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int rows, int cols,
-                 const TileEnd& end) {
-  alignas(64) float sums[kRows * kColumns];
-  const char *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b);
-  if (rows > 16 && cols > 16)
-    multiply(depth, pa, lda * 2, pb, true, true, sums);
-  else if (rows > 16)
-    multiply(depth, pa, lda * 2, pb, true, false, sums);
-  else
-    multiply(depth, pa, lda * 2, pb, false, true, sums);
-  for (int i = 0; i < rows; i++)
+// Up to kChunkRows rows. A long sum is cut into pieces whose panel stays in L1 while the rows stream past; it grows in a
+// local buffer, because rows of c lie far apart and often fall into the same cache sets.
+constexpr int64_t kChunkRows = 256, kPieceDepth = 320;
+
+static void multiply_chunk(int64_t depth, const char* a, int64_t lda, const char* b, float* c, int64_t ldc, int64_t rows,
+                           int cols, const TileEnd& end) {
+  alignas(64) float sums[kChunkRows * kColumns];
+  int64_t pieces = depth > 0 ? (depth + kPieceDepth - 1) / kPieceDepth : 1;
+  int64_t piece = round_up((depth + pieces - 1) / pieces, kStep);
+  bool direct =
+      pieces == 1 && rows % kRows == 0 && cols == kColumns && end.alpha == 1 && end.beta == 0 && !end.bias && !end.stream;
+  float* out = direct ? c : sums;
+  int64_t ldo = direct ? ldc : kColumns;
+  for (int64_t p = 0; p < pieces; p++) {
+    int64_t k0 = p * piece, n = min64(piece, depth - k0);
+    for (int64_t i = 0; i < rows; i += kRows) {
+      const char *pa = a + (i * lda + k0) * 2, *pb = b + k0 * kColumns * 2;
+      float* to = out + i * ldo;
+      bool one_row = rows - i <= 16;
+      if (k0 == 0)
+        one_row      ? multiply(n, pa, lda * 2, pb, false, true, false, to, ldo)
+        : cols <= 16 ? multiply(n, pa, lda * 2, pb, true, false, false, to, ldo)
+                     : multiply(n, pa, lda * 2, pb, true, true, false, to, ldo);
+      else
+        one_row      ? multiply(n, pa, lda * 2, pb, false, true, true, to, ldo)
+        : cols <= 16 ? multiply(n, pa, lda * 2, pb, true, false, true, to, ldo)
+                     : multiply(n, pa, lda * 2, pb, true, true, true, to, ldo);
+    }
+  }
+  if (direct) return;
+  for (int64_t i = 0; i < rows; i++)
     for (int j = 0; j < cols; j += W)
       finish(_mm512_load_ps(sums + i * kColumns + j), c + i * ldc + j, cols - j, end.bias ? end.bias + j : nullptr, end);
 }
 
-extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 1 << 20, 128, 2048, pack_a, pack_b, tile, enter, leave};
+static void panel(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int64_t rows, int cols,
+                  const TileEnd& end) {
+  for (int64_t i = 0; i < rows; i += kChunkRows)
+    multiply_chunk(depth, static_cast<const char*>(a) + i * lda * 2, lda, static_cast<const char*>(b), c + i * ldc, ldc,
+                   min64(kChunkRows, rows - i), cols, end);
+}
+
+extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 1 << 20, 128, 2048, pack_a, pack_b, panel, enter, leave};
 
 #else
 
@@ -223,10 +256,13 @@ static const TileFunction tiles[2][kRows] = {
     {tile_rows<1, 2>, tile_rows<2, 2>, tile_rows<3, 2>, tile_rows<4, 2>, tile_rows<5, 2>, tile_rows<6, 2>, tile_rows<7, 2>,
      tile_rows<8, 2>, tile_rows<9, 2>, tile_rows<10, 2>, tile_rows<11, 2>, tile_rows<12, 2>}};
 
-static void tile(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int rows, int cols,
-                 const TileEnd& end) {
-  tiles[cols > W ? 1 : 0][rows - 1](depth, static_cast<const char*>(a), lda * 2, static_cast<const uint32_t*>(b), c, ldc, cols,
-                                    end);
+static void panel(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int64_t rows, int cols,
+                  const TileEnd& end) {
+  for (int64_t i = 0; i < rows; i += kRows) {
+    int n = int(min64(kRows, rows - i));
+    const char* from = static_cast<const char*>(a) + i * lda * 2;
+    tiles[cols > W ? 1 : 0][n - 1](depth, from, lda * 2, static_cast<const uint32_t*>(b), c + i * ldc, ldc, cols, end);
+  }
 }
 
 static void enter() {}
@@ -234,7 +270,7 @@ static void leave() {
   _mm_sfence();
 }  // orders streamed stores before the thread reports its work done
 
-extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 512 << 10, 48, 4096, pack_a, pack_b, tile, enter, leave};
+extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 512 << 10, 48, 2048, pack_a, pack_b, panel, enter, leave};
 
 #endif
 

@@ -147,14 +147,18 @@ static const TileFunction tiles[2][kRows] = {
 #endif
 };
 
-static void any_tile(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int rows, int cols,
-                     const TileEnd& end) {
-  tiles[cols > W ? 1 : 0][rows - 1](depth, static_cast<const float*>(a), lda, static_cast<const float*>(b), c, ldc, cols, end);
+static void panel(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int64_t rows, int cols,
+                  const TileEnd& end) {
+  for (int64_t i = 0; i < rows; i += kRows) {
+    int n = int(min64(kRows, rows - i));
+    const float* from = static_cast<const float*>(a) + i * lda;
+    tiles[cols > W ? 1 : 0][n - 1](depth, from, lda, static_cast<const float*>(b), c + i * ldc, ldc, cols, end);
+  }
 }
 
 static void nothing() {}
 
-extern const GemmKernels gemm_f32 = {kRows, kColumns, 1, 4, 512 << 10, 48, 1024, pack_a, pack_b, any_tile, nothing, nothing};
+extern const GemmKernels gemm_f32 = {kRows, kColumns, 1, 4, 512 << 10, 48, 1024, pack_a, pack_b, panel, nothing, nothing};
 
 // --- few rows: dot products along k, w read once ---
 

@@ -1,4 +1,4 @@
-// The parts of a matrix product that depend on the instruction set: packing, and the product of one register tile.
+// The parts of a matrix product that depend on the instruction set: packing, and the product with one packed panel.
 //
 // op(A) is packed by rows, [rows][lda]; op(B) into panels of `nr` columns, [depth][nr]. The format is float32, or bf16 with
 // panels as pairs of rows, [depth / 2][nr][2], which is what dpbf16ps and AMX tiles read. Padding is zero.
@@ -10,10 +10,10 @@
 
 namespace nift {
 
-// What happens to a finished tile: c = alpha * sum + beta * c + bias. `stream`: c bypasses the cache (64-byte aligned rows).
+// What happens to finished sums: c = alpha * sum + beta * c + bias. `stream`: c bypasses the cache (64-byte aligned rows).
 struct TileEnd {
   float alpha, beta;
-  const float* bias;  // of this tile's columns, or null
+  const float* bias;  // of the panel's columns, or null
   bool stream;
 };
 
@@ -23,16 +23,16 @@ struct GemmKernels {
   int element_size;     // bytes of a packed element
   int64_t block_bytes;  // packed rows of A that a thread works on: what its share of L2 holds
   int64_t min_rows;     // fewer rows a block than this, and reading B again costs more than it gains in balance
-  int64_t max_depth;    // longest sum kept in registers
+  int64_t max_depth;    // depth of the blocks that `panel` is called with
 
   // out[i][k] = op(A)(row0 + i, k) for k < K, zero up to `depth`; rows beyond `rows` up to a multiple of mr are zero too.
   void (*pack_a)(const Matrix& A, int64_t row0, int64_t rows, int64_t K, int64_t depth, DType compute, void* out, int64_t lda);
   // One panel: columns col0 ... col0 + cols of op(B), k < K, zero up to `depth` and up to nr.
   void (*pack_b)(const Matrix& B, int64_t col0, int64_t cols, int64_t K, int64_t depth, DType compute, void* out);
-  // c[rows][cols] from packed a (row stride lda elements) and b; rows <= mr, cols <= nr.
-  void (*tile)(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int rows, int cols,
-               const TileEnd& end);
-  // Before and after a thread's run of tiles (AMX configures its tiles).
+  // c[rows][cols] from packed a (row stride lda elements) and one panel; rows < 2^31, cols <= nr.
+  void (*panel)(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int64_t rows, int cols,
+                const TileEnd& end);
+  // Before and after a thread's run of panels (AMX configures its tiles).
   void (*enter)();
   void (*leave)();
 };

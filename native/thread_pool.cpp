@@ -89,7 +89,9 @@ class Pool {
     wake_.notify_all();
   }
 
-  bool fresh(uint64_t state, uint64_t seen) const { return (state & kOpen) && (state >> kGenerationShift) != seen; }
+  bool fresh(uint64_t state, uint64_t seen) const {
+    return (state & kOpen) && (state >> kGenerationShift) != seen;
+  }
 
   void loop() {
     uint64_t seen = 0;
