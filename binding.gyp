@@ -17,7 +17,8 @@
       "native/swiglu.cpp",
       "native/embedding.cpp",
       "native/dropout.cpp",
-      "native/adamw.cpp"
+      "native/adamw.cpp",
+      "native/merge_adapter.cpp"
     ],
     "sources": [
       "native/addon.cpp",
@@ -50,7 +51,9 @@
       "native/bindings/adamw.cpp",
       "native/bindings/gemm.cpp",
       "native/bindings/peak.cpp",
-      "native/bindings/linear.cpp"
+      "native/bindings/linear.cpp",
+      "native/crc32.cpp",
+      "native/bindings/merge_adapter.cpp"
     ]
   },
   "target_defaults": {

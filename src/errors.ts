@@ -112,5 +112,10 @@ export const ERROR_CODES = [
   'NIFT_NON_FINITE',
   'NIFT_LOSS_SCALE',
   'NIFT_DISK_FULL',
+  // merging
+  'NIFT_MERGE_BASE',
+  'NIFT_MERGE_OVERFLOW',
+  'NIFT_MERGE_CHECK',
+  'NIFT_INTERRUPTED',
 ] as const;
 export type ErrorCode = (typeof ERROR_CODES)[number];

@@ -32,6 +32,40 @@ export interface AddonMappedFile {
   unmapFile(handle: object): void;
 }
 
+/** W + w s B A for every row of W; see native/merge_adapter.h. */
+export interface LowRankChange {
+  /** [rank, columns] and [rows, rank]; `rank` is a multiple of 8, padded with zeros. */
+  a: Float32Array;
+  b: Float32Array;
+  rank: number;
+  scaling: number;
+  weight: number;
+  /** DoRA: [rows]. */
+  magnitude: Float32Array | null;
+}
+
+/** Tensors from file to file. native/bindings/merge_adapter.cpp */
+export interface AddonMergeAdapter {
+  /**
+   * Reads [rows, columns] from one descriptor at an offset, adds the changes, rounds to another dtype and writes it (to nowhere when
+   * `outFd` is -1). Dtype codes: DTYPE_CODE, or -1 for bytes. Runs beside JavaScript; rejects with `errno` for failed system calls.
+   * `crc32`: of the bytes written; `largest`: bits of the largest float32 magnitude before rounding, 0 for copies.
+   */
+  rewriteTensor(
+    fd: number,
+    offset: number,
+    dtype: number,
+    outFd: number,
+    outOffset: number,
+    outDtype: number,
+    rows: number,
+    columns: number,
+    changes: readonly LowRankChange[],
+  ): Promise<{ crc32: number; largest: number }>;
+  /** Reserves disk space for a file where the file system can. Returns 0, or the errno of a disk that is full. */
+  reserveFile(fd: number, bytes: number): number;
+}
+
 /** Dense layers; weights [out, in] in any storage. Dtype codes: DTYPE_CODE. native/bindings/linear.cpp */
 export interface AddonLinear {
   /** y = x W^T + bias */
@@ -351,6 +385,7 @@ export interface Addon
     AddonStockOps,
     AddonConvert,
     AddonMappedFile,
+    AddonMergeAdapter,
     AddonGemm,
     AddonPeak,
     AddonLinear,

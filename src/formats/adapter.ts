@@ -65,8 +65,8 @@ export function parseAdapterConfig(config: JsonObject, where: string): AdapterCo
   throw new NiftError('NIFT_ADAPTER_CONFIG', `${where}: ${problems.join('; ')}`, { details: { problems } });
 }
 
-/** Reads and checks adapter_config.json. */
-export function readAdapterConfig(folder: string): AdapterConfig {
+/** Reads adapter_config.json as it stands. */
+export function readAdapterJson(folder: string): JsonObject {
   const file = path.join(folder, ADAPTER_CONFIG_FILE);
   if (!existsSync(file)) {
     throw new NiftError('NIFT_FILE_NOT_FOUND', `${folder}: ${ADAPTER_CONFIG_FILE} is not there`, {
@@ -75,12 +75,22 @@ export function readAdapterConfig(folder: string): AdapterConfig {
         : 'Name a folder with a PEFT adapter (adapter_config.json, adapter_model.safetensors).',
     });
   }
-  return parseAdapterConfig(readJsonObject(file), file);
+  return readJsonObject(file);
 }
+
+/** Reads and checks adapter_config.json. */
+export const readAdapterConfig = (folder: string): AdapterConfig =>
+  parseAdapterConfig(readAdapterJson(folder), path.join(folder, ADAPTER_CONFIG_FILE));
 
 /** Opens an adapter folder. The weights are mapped, not loaded. */
 export function readAdapter(folder: string, options: OpenOptions = {}): Adapter {
   const config = readAdapterConfig(folder);
+  const tensors = openAdapterWeights(folder, options);
+  return { folder, config, tensors, close: () => tensors.close() };
+}
+
+/** Opens adapter_model.safetensors by itself. */
+export function openAdapterWeights(folder: string, options: OpenOptions = {}): SafetensorsFile {
   const file = path.join(folder, ADAPTER_WEIGHTS_FILE);
   if (!existsSync(file)) {
     const pickle = existsSync(path.join(folder, 'adapter_model.bin'));
@@ -90,8 +100,7 @@ export function readAdapter(folder: string, options: OpenOptions = {}): Adapter 
         : 'The adapter is incomplete. Copy the whole folder.',
     });
   }
-  const tensors = openSafetensors(file, options);
-  return { folder, config, tensors, close: () => tensors.close() };
+  return openSafetensors(file, options);
 }
 
 /** Everything that PEFT writes for plain LoRA (the key set of 0.10, which every later version reads). */

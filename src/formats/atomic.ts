@@ -104,9 +104,10 @@ function prepareFolder(folder: string, options: FolderOptions): string {
   });
 }
 
-function publishFolder(temporary: string, folder: string): void {
+/** Puts a finished temporary folder in the place of `folder`. @param sync false: the caller has synced its files, or need not */
+export function publishFolder(temporary: string, folder: string, sync = true): void {
   const target = path.resolve(folder);
-  syncTree(temporary);
+  if (sync) syncTree(temporary);
   const old = `${target}.old-${process.pid}`;
   const replaces = existsSync(target);
   if (replaces) {

@@ -1,4 +1,4 @@
-/** 16-bit floats to float32 without the addon. Exact: every half value is a float32 value. */
+/** 16-bit floats and float32 without the addon. To float32 exactly; to 16 bits rounded to nearest even, as native/dtype.h. */
 
 const word = new Uint32Array(1);
 const single = new Float32Array(word.buffer);
@@ -41,4 +41,30 @@ export function halfValue(bits: number, dtype: 'F16' | 'BF16'): number {
   if (dtype === 'F16') return tableF16()[bits & 0xffff]!;
   word[0] = bits << 16;
   return single[0]!;
+}
+
+/** Rounds `values` into `out`. NaN stays NaN; what is too large becomes infinite. */
+export function floatToHalf(values: Float32Array, dtype: 'F16' | 'BF16', out: Uint16Array): void {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const round = dtype === 'BF16' ? wordToBf16 : wordToF16;
+  for (let i = 0; i < words.length; i++) out[i] = round(words[i]!);
+}
+
+function wordToBf16(bits: number): number {
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
+  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+}
+
+function wordToF16(bits: number): number {
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) {
+    // Subnormal: float32 arithmetic rounds at 2^-24.
+    word[0] = magnitude;
+    single[0] = single[0]! + 0.5;
+    return sign | (word[0]! - 0x3f000000);
+  }
+  return sign | ((magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13);
 }

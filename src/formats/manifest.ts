@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { NiftError } from '../errors.js';
 import { VERSION } from '../version.js';
 import { atomicFile, sha256File } from './atomic.js';
+import { crc32File } from './crc32.js';
 import { guardIo } from './io.js';
 import { readJsonObject } from './jsonText.js';
 
@@ -18,7 +19,8 @@ const manifestSchema = z.object({
   command: z.string(),
   config: z.unknown(),
   base: z.object({ path: z.string(), identity: z.string() }).nullable(),
-  files: z.record(z.string(), z.object({ bytes: z.number(), sha256: z.string() })),
+  // Large files may have the CRC-32 that their writer computed on the way instead of a hash that needs a second pass.
+  files: z.record(z.string(), z.object({ bytes: z.number(), sha256: z.string().optional(), crc32: z.string().optional() })),
 });
 export type Manifest = z.infer<typeof manifestSchema>;
 
@@ -29,6 +31,8 @@ export interface ManifestContent {
   config: unknown;
   /** Folder of the base checkpoint. */
   base?: string;
+  /** CRC-32 (8 hexadecimal digits) by file name, for files that are not to be read again. */
+  crc32?: ReadonlyMap<string, string>;
 }
 
 /** Writes the manifest of all files below `folder`; it comes last. */
@@ -42,12 +46,17 @@ export function writeManifest(folder: string, content: ManifestContent): Manifes
     files: Object.fromEntries(
       filesBelow(folder)
         .filter((name) => name !== MANIFEST_FILE)
-        .map((name) => [name, { bytes: statSync(path.join(folder, name)).size, sha256: sha256File(path.join(folder, name)) }]),
+        .map((name) => [name, describeFile(path.join(folder, name), content.crc32?.get(name))]),
     ),
   };
   atomicFile(path.join(folder, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
   return manifest;
 }
+
+const describeFile = (file: string, crc32: string | undefined): Manifest['files'][string] => ({
+  bytes: statSync(file).size,
+  ...(crc32 === undefined ? { sha256: sha256File(file) } : { crc32 }),
+});
 
 /** null when the folder has none. @throws NIFT_JSON for a damaged one or one of a later version */
 export function readManifest(folder: string): Manifest | null {
@@ -69,11 +78,12 @@ export function readManifest(folder: string): Manifest | null {
 /** One sentence per file that is missing or is not what the manifest says. */
 export function verifyManifest(folder: string, manifest: Manifest): string[] {
   const problems: string[] = [];
-  for (const [name, { bytes, sha256 }] of Object.entries(manifest.files)) {
+  for (const [name, { bytes, sha256, crc32 }] of Object.entries(manifest.files)) {
     const file = path.join(folder, name);
     if (!existsSync(file)) problems.push(`${name} is missing`);
     else if (statSync(file).size !== bytes) problems.push(`${name} has ${statSync(file).size} bytes, expected ${bytes}`);
-    else if (sha256File(file) !== sha256) problems.push(`${name} has another content`);
+    else if (sha256 !== undefined && sha256File(file) !== sha256) problems.push(`${name} has another content`);
+    else if (crc32 !== undefined && crc32File(file) !== crc32) problems.push(`${name} has another content`);
   }
   return problems;
 }

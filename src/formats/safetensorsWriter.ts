@@ -19,6 +19,9 @@ export interface TensorToWrite {
   data: ArrayBufferView | (() => ArrayBufferView);
 }
 
+/** What a header says about a tensor. */
+export type TensorDescription = Pick<TensorToWrite, 'name' | 'dtype' | 'shape'>;
+
 export type Metadata = Record<string, string>;
 
 /** What PyTorch's libraries write, and transformers requires. */
@@ -31,7 +34,7 @@ const byCodePoint = (a: string, b: string): number => Buffer.compare(Buffer.from
 
 /** Writes one file. @throws NIFT_SAFETENSORS_* for tensors that contradict themselves, NIFT_DISK_FULL, NIFT_FILE_IO */
 export function writeSafetensors(file: string, tensors: Iterable<TensorToWrite>, metadata: Metadata = PT_METADATA): void {
-  const sorted = [...tensors].sort((a, b) => RANK.indexOf(b.dtype) - RANK.indexOf(a.dtype) || byCodePoint(a.name, b.name));
+  const sorted = fileOrder(tensors);
   const header = buildHeader(sorted, metadata, file);
   atomicFile(file, (fd) => {
     writeFully(fd, header);
@@ -39,8 +42,12 @@ export function writeSafetensors(file: string, tensors: Iterable<TensorToWrite>,
   });
 }
 
-/** The length field and the padded JSON. */
-function buildHeader(tensors: readonly TensorToWrite[], metadata: Metadata, file: string): Uint8Array {
+/** Tensors in the order in which the reference writer stores them. */
+export const fileOrder = <T extends TensorDescription>(tensors: Iterable<T>): T[] =>
+  [...tensors].sort((a, b) => RANK.indexOf(b.dtype) - RANK.indexOf(a.dtype) || byCodePoint(a.name, b.name));
+
+/** The length field and the padded JSON of a file that holds `tensors` in this order. */
+export function buildHeader(tensors: readonly TensorDescription[], metadata: Metadata, file: string): Uint8Array {
   const parts = Object.keys(metadata).length > 0 ? [`${JSON.stringify(METADATA_KEY)}:${JSON.stringify(metadata)}`] : [];
   let offset = 0;
   const seen = new Set<string>();
@@ -100,8 +107,7 @@ export function writeShards(folder: string, tensors: Iterable<TensorToWrite>, op
   const all = [...tensors];
   const shards = planShards(all, options.maxShardBytes ?? DEFAULT_SHARD_BYTES, folder);
   const total = shards.length;
-  const label = (index: number): string => String(index).padStart(5, '0');
-  const names = total === 1 ? [WEIGHTS_FILE] : shards.map((_, i) => `model-${label(i + 1)}-of-${label(total)}.safetensors`);
+  const names = shardNames(total);
   shards.forEach((shard, i) => writeSafetensors(path.join(folder, names[i]!), shard, options.metadata));
   const written = [...names];
   if (total > 1) {
@@ -112,9 +118,17 @@ export function writeShards(folder: string, tensors: Iterable<TensorToWrite>, op
   return written;
 }
 
-/** Fills files in the given order. */
-function planShards(tensors: readonly TensorToWrite[], limit: number, where: string): TensorToWrite[][] {
-  const shards: TensorToWrite[][] = [[]];
+/** File names of a checkpoint's weights in `total` files. */
+export function shardNames(total: number): string[] {
+  const label = (index: number): string => String(index).padStart(5, '0');
+  return total === 1
+    ? [WEIGHTS_FILE]
+    : Array.from({ length: total }, (_, i) => `model-${label(i + 1)}-of-${label(total)}.safetensors`);
+}
+
+/** Fills files of at most `limit` bytes of tensors in the given order. */
+export function planShards<T extends TensorDescription>(tensors: readonly T[], limit: number, where: string): T[][] {
+  const shards: T[][] = [[]];
   let filled = 0;
   for (const tensor of tensors) {
     const bytes = byteLengthOf(tensor.dtype, tensor.shape, where);
@@ -128,7 +142,8 @@ function planShards(tensors: readonly TensorToWrite[], limit: number, where: str
   return shards;
 }
 
-function writeIndex(file: string, shards: readonly TensorToWrite[][], names: readonly string[]): void {
+/** Writes `model.safetensors.index.json`. */
+export function writeIndex(file: string, shards: readonly (readonly TensorDescription[])[], names: readonly string[]): void {
   let bytes = 0;
   let parameters = 0;
   const weightMap: Record<string, string> = Object.create(null) as Record<string, string>;
