@@ -26,11 +26,11 @@ export const DEMO_ASSETS = path.resolve(path.dirname(fileURLToPath(import.meta.u
 export interface DemoOptions {
   /** Folder for everything the demo makes. A folder with files of somebody else is refused. */
   outputDir: string;
-  /** Articles to train on. Default 320. */
+  /** Articles to train on. Default 400. */
   articles?: number;
   /** Further articles whose first halves are answered before and after. Default 16. */
   prompts?: number;
-  /** Most new tokens per prompt; an original continuation has at most 210. Default 240. */
+  /** Most new tokens per prompt; an original continuation has fewer. Default 240. */
   maxNewTokens?: number;
   /** Recipe keys that replace those of examples/demo/lora.yaml. */
   overrides?: Record<string, unknown>;
@@ -90,57 +90,71 @@ export async function runDemo(options: DemoOptions, onEvent: (event: DemoEvent) 
   await useBackend(backend, { threads: options.threads });
 
   onEvent({ type: 'stage', stage: 'texts' });
-  const count = options.articles ?? 320;
+  const count = options.articles ?? 400;
   const rows = halvedArticles(DEMO_SEED, count);
   const questions = halvedArticles(DEMO_SEED, options.prompts ?? 16, count);
   const file = writeDataset(paths.data, rows);
   onEvent({ type: 'texts', file, rows: rows.length, example: rows[0]! });
 
   onEvent({ type: 'stage', stage: 'before' });
-  const base = { base: paths.base, adapter: undefined };
-  const before = await answer(base, questions, options, (finished) =>
-    onEvent({ type: 'answered', stage: 'before', finished, total: questions.length }),
-  );
+  const answered = (stage: 'before' | 'after') => (finished: number) =>
+    onEvent({ type: 'answered', stage, finished, total: questions.length });
+  const before = await answer({ base: paths.base, adapter: undefined }, questions, options, answered('before'));
 
   onEvent({ type: 'stage', stage: 'train' });
-  const training = await train(makeRecipe(paths, { ...options, backend }), {
-    onEvent: (event) => onEvent({ type: 'train', event }),
-    ...(options.signal ? { signal: options.signal } : {}),
-  });
-  const loss = training.logHistory.flatMap((row) => ('loss' in row && row.loss !== null ? [row.loss] : []));
+  const training = await trainUnlessAborted(makeRecipe(paths, { ...options, backend }), options.signal, onEvent);
+  const loss = (training?.logHistory ?? []).flatMap((row) => ('loss' in row && row.loss !== null ? [row.loss] : []));
 
   let after: DemoAnswer[] | null = null;
-  if (training.status !== 'stopped' && options.signal?.aborted !== true) {
+  if (training !== null && training.status !== 'stopped' && options.signal?.aborted !== true) {
     onEvent({ type: 'stage', stage: 'after' });
-    after = await answer({ base: paths.base, adapter: paths.adapter }, questions, options, (finished) =>
-      onEvent({ type: 'answered', stage: 'after', finished, total: questions.length }),
-    );
+    after = await answer({ base: paths.base, adapter: paths.adapter }, questions, options, answered('after'));
   }
-  const aborted = after === null || options.signal?.aborted === true;
-  const samples = questions.map((question, i) => ({
+  if (options.signal?.aborted === true) after = null;
+  const result: DemoResult = {
+    outputDir: options.outputDir,
+    finished: after !== null,
+    seconds: (performance.now() - started) / 1000,
+    loss,
+    before: measureAnswers(before),
+    after: after === null ? null : measureAnswers(after),
+    samples: makeSamples(questions, before, after),
+    training,
+    files: filesOf(paths, file),
+  };
+  if (!result.finished) return result;
+  onEvent({ type: 'stage', stage: 'report' });
+  writeReport(options.outputDir, result);
+  return result;
+}
+
+function makeSamples(
+  questions: readonly HalvedArticle[],
+  before: readonly DemoAnswer[],
+  after: readonly DemoAnswer[] | null,
+): DemoSample[] {
+  return questions.map((question, i) => ({
     genre: question.genre,
     prompt: question.prompt,
     original: question.continuation,
     before: before[i]!,
-    after: after?.[i] ?? { text: '', stopReason: 'abort' as const, tokens: 0 },
+    after: after?.[i] ?? { text: '', stopReason: 'abort', tokens: 0 },
   }));
-  const result: DemoResult = {
-    outputDir: options.outputDir,
-    finished: !aborted,
-    seconds: 0,
-    loss,
-    before: measureAnswers(before),
-    after: aborted ? null : measureAnswers(after!),
-    samples,
-    training,
-    files: filesOf(paths, file),
-  };
-  result.seconds = (performance.now() - started) / 1000;
-  if (!aborted) {
-    onEvent({ type: 'stage', stage: 'report' });
-    writeReport(options.outputDir, result);
+}
+
+/** Null when the signal came before the first step. */
+async function trainUnlessAborted(
+  recipe: Recipe,
+  signal: AbortSignal | undefined,
+  onEvent: (event: DemoEvent) => void,
+): Promise<TrainResult | null> {
+  try {
+    if (signal?.aborted === true) return null;
+    return await train(recipe, { onEvent: (event) => onEvent({ type: 'train', event }), ...(signal ? { signal } : {}) });
+  } catch (error) {
+    if (signal?.aborted === true && error instanceof Error && error.name === 'AbortError') return null;
+    throw error;
   }
-  return result;
 }
 
 interface Paths {
