@@ -57,8 +57,8 @@ class BlockGemm {
     int64_t all = depth(K), pieces = std::max<int64_t>(1, (all + kernels.max_depth - 1) / kernels.max_depth);
     int64_t piece = multiple((all + pieces - 1) / pieces, kernels.depth_step), lda = stride(K);
     const char *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b);
-    for (int64_t j = 0; j < N; j += kernels.nr)
-      for (int64_t k = 0; k < all; k += piece) {
+    for (int64_t k = 0; k < all; k += piece)
+      for (int64_t j = 0; j < N; j += kernels.nr) {
         TileEnd end = {1.0f, k == 0 ? beta : 1.0f, nullptr, false};
         kernels.panel(std::min(piece, all - k), pa + bytes(k), lda, pb + bytes(j * all + k * kernels.nr), C + j, ldc, M,
                       int(std::min<int64_t>(kernels.nr, N - j)), end);

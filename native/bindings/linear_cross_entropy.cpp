@@ -81,7 +81,7 @@ class FusedRows {
         dx_(dx),
         gemm_(p.compute),
         tile_(tile_size()),
-        block_(gemm_.rows(kRowBlock)),
+        block_(gemm_.rows(row_block())),
         width_(BlockGemm::multiple(p.channels, 16)) {}
 
   void run(float* nll) {
@@ -112,13 +112,18 @@ class FusedRows {
   }
 
  private:
-  static constexpr int64_t kRowBlock = 96, kTileBytes = 512 << 10;
+  static constexpr int64_t kRowBlock = 96, kTileBytes = 512 << 10, kRowBytes = 384 << 10;
 
   // Words whose packed rows of W take about kTileBytes, so that a tile and its logits stay in L2.
   int64_t tile_size() const {
     int64_t words = kTileBytes / gemm_.bytes(gemm_.depth(p_.channels));
     return std::min(gemm_.columns(p_.vocabulary),
                     BlockGemm::multiple(std::min<int64_t>(1024, std::max<int64_t>(128, words)), 64));
+  }
+
+  // Rows whose packed hidden states take at most about kRowBytes: wide rows in fewer blocks leave room for the tile.
+  int64_t row_block() const {
+    return std::clamp<int64_t>(kRowBytes / gemm_.bytes(gemm_.depth(p_.channels)), kRowBlock / 2, kRowBlock);
   }
 
   void pack_rows(int64_t block, char* out) {
