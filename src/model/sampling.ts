@@ -53,29 +53,33 @@ export class Sampler {
     this.seen = (options.repetitionPenalty ?? 1) === 1 ? null : new Set(prompt);
   }
 
-  /** The next token for logits [V], which are overwritten. */
+  /**
+   * The next token for logits [V], which are overwritten.
+   * @throws NIFT_NON_FINITE when there is no largest number among them
+   */
   next(logits: Float32Array): number {
     const { temperature = 0, repetitionPenalty = 1 } = this.options;
     for (const id of this.seen ?? []) {
       const score = logits[id]!;
       logits[id] = score < 0 ? score * repetitionPenalty : score / repetitionPenalty;
     }
-    const token = temperature === 0 ? argmax(logits) : this.draw(logits, temperature);
+    const likeliest = argmax(logits);
+    requireFinite(logits[likeliest]!, 'the largest logit');
+    const token = temperature === 0 ? likeliest : this.draw(logits, temperature, logits[likeliest]!);
     this.seen?.add(token);
     return token;
   }
 
-  private draw(logits: Float32Array, temperature: number): number {
+  private draw(logits: Float32Array, temperature: number, largest: number): number {
     const { topK = 0, topP = 1 } = this.options;
     let least = -Infinity;
     if (topK > 0 && topK < logits.length) least = kthLargest(logits, topK);
-    // Subtracting the largest before dividing keeps a tiny temperature finite.
-    const largest = logits[argmax(logits)]!;
     let ids: Int32Array | null = null;
     const weights = new Float64Array(logits.length);
     let total = 0;
     for (let i = 0; i < logits.length; i++) {
       if (logits[i]! < least) continue;
+      // Subtracting the largest before dividing keeps a tiny temperature finite.
       weights[i] = Math.exp((logits[i]! - largest) / temperature);
       total += weights[i]!;
     }
@@ -94,15 +98,26 @@ export class Sampler {
   }
 }
 
-/** Index of the largest value, the first of equals. */
+/** A model that overflows must not go on to write nonsense. @throws NIFT_NON_FINITE */
+export function requireFinite(value: number, what: string): void {
+  if (Number.isFinite(value)) return;
+  throw new NiftError('NIFT_NON_FINITE', `${what} is ${value}.`, {
+    hint: 'Are the weights sound? With --dtype float16 values above 65504 overflow: try float32 or bfloat16. NIFT_CHECK=1 names the op.',
+    exitCode: 1,
+  });
+}
+
+/** Index of the largest value, the first of equals; of the first NaN when there is one. */
 export function argmax(values: Float32Array): number {
   let best = 0;
   let largest = values[0]!;
   for (let i = 1; i < values.length; i++) {
-    if (values[i]! > largest) {
-      largest = values[i]!;
-      best = i;
-    }
+    const value = values[i]!;
+    if (value <= largest) continue;
+    // Neither at most nor above: one of the two is NaN.
+    if (!(value > largest)) return Number.isNaN(largest) ? best : i;
+    largest = value;
+    best = i;
   }
   return best;
 }

@@ -9,7 +9,7 @@
 import { tf, type Tensor2D } from '../backend/tf.js';
 import { NiftError } from '../errors.js';
 import type { CausalLM } from './causalLM.js';
-import { argmax } from './sampling.js';
+import { argmax, requireFinite } from './sampling.js';
 import { checkTokenIds } from './tokenIds.js';
 
 export interface ScoreItem {
@@ -170,6 +170,7 @@ function readLogits(logits: Tensor2D, targets: readonly Target[]): void {
   const values = logits.dataSync() as Float32Array;
   targets.forEach(({ token, score: result }, i) => {
     const row = values.subarray(i * width, (i + 1) * width);
+    requireFinite(logSums[i]!, 'the sum over the vocabulary');
     result.tokenLogprobs.push(row[token]! - logSums[i]!);
     // The argmax is needed only while everything before was greedy too.
     result.isGreedy = result.isGreedy && argmax(row) === token;

@@ -67,6 +67,21 @@ describe('sampling', () => {
     expect([0, 0, 0].map(() => sampler.next(Float32Array.of(3, 2, 1.6)))).toEqual([0, 1, 2]);
   });
 
+  it.each([0, 1])('refuses logits that are no numbers, at temperature %d', (temperature) => {
+    for (const row of [
+      [NaN, NaN],
+      [1, 2, NaN],
+      [NaN, 3],
+      [Infinity, 0],
+      [-Infinity, -Infinity],
+    ]) {
+      const sampler = new Sampler({ temperature }, 0, new Int32Array(0));
+      expect(() => sampler.next(Float32Array.from(row))).toThrow(
+        expect.objectContaining({ code: 'NIFT_NON_FINITE', exitCode: 1 }),
+      );
+    }
+  });
+
   it.each([{ temperature: -1 }, { topK: 1.5 }, { topP: 0 }, { topP: 1.1 }, { repetitionPenalty: 0 }, { seed: -1 }])(
     'refuses %j',
     async (options) => {
