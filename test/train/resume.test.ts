@@ -142,6 +142,22 @@ describe.skipIf(!hasShared)('stopping and going on', () => {
     expectSame(values, straight);
   });
 
+  it('writes the result again when it was killed between the last checkpoint and the end', async () => {
+    const values = setUp();
+    await run(values);
+    const adapter = readFileSync(adapterOf(values));
+    const before = { history: history(values), lines: logLines(values) };
+    const runFile = output(values, 'nift_run.json');
+    writeFileSync(runFile, JSON.stringify({ ...(readJson(runFile) as object), finished: null }));
+    for (const name of ['adapter_model.safetensors', 'trainer_state.json', 'all_results.json']) rmSync(output(values, name));
+    const { result, events } = await run(values);
+    expect(result.status).toBe('finished');
+    expect(events.some((event) => event.type === 'step')).toBe(false);
+    expect(readFileSync(adapterOf(values)).equals(adapter)).toBe(true);
+    expect({ history: history(values), lines: logLines(values) }).toEqual(before);
+    expect(existsSync(output(values, 'all_results.json'))).toBe(true);
+  });
+
   it('keeps the newest N checkpoints', async () => {
     const values = setUp({ save_steps: 1, save_total_limit: 2 });
     await run(values);

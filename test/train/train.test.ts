@@ -270,12 +270,73 @@ describe.skipIf(!hasShared)('numbers that are not finite', () => {
   });
 });
 
+describe.skipIf(!hasShared)('every key that shapes the training', () => {
+  const examples = randomExamples(9, 320, [7, 12, 5, 9]);
+  const base = { max_steps: 4, per_device_train_batch_size: 2, gradient_accumulation_steps: 2, disable_shuffling: false };
+  const bytesOf = async (extra: Record<string, unknown>): Promise<Buffer> => {
+    const values = setUp(examples, { ...base, ...extra });
+    await run(values);
+    return readFileSync(path.join(values['output_dir'] as string, 'adapter_model.safetensors'));
+  };
+
+  it('changes the adapter; the same recipe gives the same bytes', { timeout: 120_000 }, async () => {
+    const plain = await bytesOf({});
+    expect((await bytesOf({})).equals(plain)).toBe(true);
+    for (const [key, value] of Object.entries({
+      lora_rank: 4,
+      lora_alpha: 8,
+      lora_dropout: 0.2,
+      lora_target: 'q_proj,down_proj',
+      use_rslora: true,
+      learning_rate: 1e-3,
+      lr_scheduler_type: 'cosine',
+      max_grad_norm: 0.01,
+      weight_decay: 0.5,
+      adam_beta1: 0.5,
+      adam_beta2: 0.5,
+      adam_epsilon: 1e-2,
+      seed: 7,
+      data_seed: 7,
+      disable_shuffling: true,
+      per_device_train_batch_size: 3,
+      gradient_accumulation_steps: 1,
+      gradient_accumulation_mode: 'micro_mean',
+      dtype: 'bfloat16',
+      max_samples: 5,
+      cutoff_len: 6,
+    }))
+      expect((await bytesOf({ [key]: value })).equals(plain), key).toBe(false);
+    const warm = { lr_scheduler_type: 'constant_with_warmup' };
+    expect((await bytesOf({ ...warm, warmup_steps: 2 })).equals(await bytesOf({ ...warm, warmup_ratio: 0.25 }))).toBe(false);
+  });
+});
+
+describe.skipIf(!hasShared)('texts', () => {
+  it('halves of web pages lower the loss of stories260k', async () => {
+    const folder = scratch();
+    const pages = readFileSync(shared('corpus/c4_demo.jsonl'), 'utf8').trim().split('\n').slice(0, 24);
+    const halves = pages.map((line) => {
+      const words = (JSON.parse(line) as { text: string }).text.split(/\s+/).slice(0, 40);
+      return { instruction: words.slice(0, 20).join(' '), input: '', output: words.slice(20).join(' ') };
+    });
+    writeFileSync(path.join(folder, 'halves.json'), JSON.stringify(halves));
+    writeFileSync(path.join(folder, 'dataset_info.json'), JSON.stringify({ halves: { file_name: 'halves.json' } }));
+    const values = setUp([], { model_name_or_path: shared('models/stories260k'), dataset_dir: folder, dataset: 'halves' });
+    const { result } = await run({ ...values, per_device_train_batch_size: 8, num_train_epochs: 5, template: 'vanilla' });
+    const losses = rows(result.logHistory).map((row) => row.loss!);
+    const mean = (part: number[]): number => part.reduce((sum, loss) => sum + loss, 0) / part.length;
+    expect(mean(losses.slice(-3))).toBeLessThan(mean(losses.slice(0, 3)) - 0.2);
+    expect(readJson(values['output_dir'] as string, 'nift_template.json')).toMatchObject({ name: 'vanilla' });
+  });
+});
+
 describe.skipIf(!hasShared)('before the first step', () => {
   it('an aborted signal stops the run after one step with a checkpoint', async () => {
     const values = setUp(randomExamples(4, 320), { max_steps: 5 });
     const { result } = await run(values, { signal: AbortSignal.abort() });
     expect(result).toMatchObject({ status: 'stopped' });
     expect(result.step).toBeLessThanOrEqual(1);
+    expect((await run(values)).result.status).toBe('finished');
   });
 
   it('a disk too small for the planned checkpoints is an error', async () => {
