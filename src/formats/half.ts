@@ -64,7 +64,7 @@ function wordToF16(bits: number): number {
     // Subnormal: float32 arithmetic rounds at 2^-24.
     word[0] = magnitude;
     single[0] = single[0]! + 0.5;
-    return sign | (word[0]! - 0x3f000000);
+    return sign | (word[0] - 0x3f000000);
   }
   return sign | ((magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13);
 }

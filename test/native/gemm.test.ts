@@ -47,7 +47,7 @@ describe.skipIf(!native)('gemm', () => {
   afterAll(() => native?.setIsa(fastest));
 
   for (const isa of isas)
-    for (const compute of DTYPES as ComputeDtype[])
+    for (const compute of DTYPES)
       it(`${isa}, ${compute} products, equal float64 loops`, () => {
         native!.setIsa(isa);
         let count = 0;
