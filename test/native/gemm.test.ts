@@ -8,7 +8,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { addon } from '../../src/backend/addon.js';
-import { type ComputeDtype, DTYPE_CODE, type StorageDtype } from '../../src/backend/dtype.js';
+import { DTYPE_CODE, type StorageDtype } from '../../src/backend/dtype.js';
 import { roundValues } from '../../src/ops/rounding.js';
 import { expectClose } from '../expectClose.js';
 import { numbers, product, toStorage } from '../ops/linearCases.js';
