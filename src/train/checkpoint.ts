@@ -191,9 +191,12 @@ export function restoreTensors(folder: string, { params, optimizer }: TrainingTe
   }
 }
 
-/** Deletes checkpoints beyond the newest `keep`. Call it after the newest has been verified. */
-export function rotateCheckpoints(outputDir: string, keep: number | null): void {
+/**
+ * Deletes all but the newest `keep` checkpoints up to `step`, the one that has just been verified. Later ones are not of this
+ * run, or damaged: they neither count nor go.
+ */
+export function rotateCheckpoints(outputDir: string, keep: number | null, step: number): void {
   if (keep === null) return;
-  for (const step of listCheckpoints(outputDir).slice(Math.max(1, keep)))
-    rmSync(path.join(outputDir, `checkpoint-${step}`), { recursive: true });
+  const ours = listCheckpoints(outputDir).filter((other) => other <= step);
+  for (const old of ours.slice(Math.max(1, keep))) rmSync(path.join(outputDir, `checkpoint-${old}`), { recursive: true });
 }

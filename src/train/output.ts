@@ -33,7 +33,7 @@ export function openOutput(values: RecipeValues, identity: RunIdentity, emit: On
   removeLeftovers(folder);
   writeRunFile(folder, identity, null);
   if (typeof wanted === 'string') return { kind: 'resume', checkpoint: namedCheckpoint(wanted, identity) };
-  const checkpoint = run === null ? null : newestCheckpoint(folder, emit);
+  const checkpoint = run === null ? null : newestCheckpoint(folder, identity, emit);
   if (checkpoint !== null) return { kind: 'resume', checkpoint };
   if (wanted === true && run === null)
     throw new NiftError('NIFT_RESUME', `resume_from_checkpoint: true, but ${folder} holds no run`, {
@@ -55,13 +55,24 @@ function namedCheckpoint(checkpoint: string, identity: RunIdentity): string {
   return checkpoint;
 }
 
-/** The newest checkpoint whose files all have their recorded hash; others are reported and left alone. */
-function newestCheckpoint(folder: string, emit: OnEvent): string | null {
+/** The newest checkpoint of this run whose files all have their recorded hash; others are reported and left alone. */
+function newestCheckpoint(folder: string, identity: RunIdentity, emit: OnEvent): string | null {
   for (const step of listCheckpoints(folder)) {
     const checkpoint = path.join(folder, `checkpoint-${step}`);
-    const problem = verifyCheckpoint(checkpoint);
+    const problem = verifyCheckpoint(checkpoint) ?? otherRun(checkpoint, identity);
     if (problem === null) return checkpoint;
     emit({ type: 'warning', message: `${checkpoint} is not used: ${problem}` });
   }
   return null;
+}
+
+/** Why a whole checkpoint does not belong to this run: what an overwritten run left behind. */
+function otherRun(checkpoint: string, identity: RunIdentity): string | null {
+  try {
+    checkResume(readCheckpoint(checkpoint).identity, identity, IGNORED);
+    return null;
+  } catch (error) {
+    if (error instanceof NiftError) return error.message;
+    throw error;
+  }
 }

@@ -84,7 +84,9 @@ export function claimFolder(folder: string, overwrite: boolean): void {
     const ours = existsSync(path.join(folder, RUN_FILE))
       ? names.filter((name) => OURS.some((pattern) => pattern.test(name)))
       : [];
-    for (const name of ours) rmSync(path.join(folder, name), { recursive: true });
+    // The mark goes last, so that a kill in between leaves a folder that is still known as ours.
+    for (const name of ours.filter((name) => name !== RUN_FILE)) rmSync(path.join(folder, name), { recursive: true });
+    rmSync(path.join(folder, RUN_FILE), { force: true });
     return;
   }
   const foreign = names.filter((name) => !isLeftover(name));

@@ -300,7 +300,7 @@ export class Run {
     } catch (error) {
       throw diskFull(error, values.output_dir, this.checkpoint);
     }
-    rotateCheckpoints(values.output_dir, values.save_total_limit);
+    rotateCheckpoints(values.output_dir, values.save_total_limit, this.state.step);
     this.lastSave = performance.now();
     emit({ type: 'save', step: this.state.step, path: this.checkpoint, seconds: (this.lastSave - started) / 1000 });
   }

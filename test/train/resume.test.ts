@@ -1,6 +1,6 @@
 /** An interrupted run equals the uninterrupted one byte for byte, however it was interrupted; another run is never mixed in. */
 import { spawn } from 'node:child_process';
-import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { appendFileSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -156,6 +156,22 @@ describe.skipIf(!hasShared)('stopping and going on', () => {
     expect(readFileSync(adapterOf(values)).equals(adapter)).toBe(true);
     expect({ history: history(values), lines: logLines(values) }).toEqual(before);
     expect(existsSync(output(values, 'all_results.json'))).toBe(true);
+  });
+
+  it('neither uses nor counts checkpoints of another run or damaged ones, and never deletes its own newest', async () => {
+    const [straight, values, other] = [setUp(), setUp({ save_steps: 1, save_total_limit: 1 }), setUp({ learning_rate: 1e-3 })];
+    await run(straight);
+    await run(other);
+    await run(values, { stopAfter: 2 });
+    cpSync(output(other, 'checkpoint-6'), output(values, 'checkpoint-6'), { recursive: true });
+    cpSync(output(straight, 'checkpoint-8'), output(values, 'checkpoint-7'), { recursive: true });
+    rmSync(output(values, 'checkpoint-7', 'adapter_config.json'));
+    const { events } = await run(values, { stopAfter: 2 });
+    expect(events.some((event) => event.type === 'resume' && event.step === 2)).toBe(true);
+    expect(messages(events, 'warning').join()).toContain('learning_rate: 0.001 -> 0.005');
+    expect(listCheckpoints(output(values))).toEqual([7, 6, 4]);
+    await run(values);
+    expectSame(values, straight);
   });
 
   it('keeps the newest N checkpoints', async () => {
