@@ -1,5 +1,25 @@
 // npm's install step. It never fails: without a compiler nift runs on composed TF.js ops and says so once.
+import { existsSync, rmSync, symlinkSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { buildAddon } from './build-addon.mjs';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
+
+/** In a checkout `npx nift` would pack and install the project anew each time; a link to its own command ends that. */
+function linkOwnCommand() {
+  const folder = path.join(root, 'node_modules', '.bin');
+  if (!existsSync(folder) || process.platform === 'win32') return;
+  const link = path.join(folder, 'nift');
+  rmSync(link, { force: true });
+  symlinkSync(path.join('..', '..', 'bin', 'nift.mjs'), link);
+}
+
+try {
+  linkOwnCommand();
+} catch (error) {
+  console.log(`nift: npx nift will be slow (${error.message}).`);
+}
 
 if (process.env.NIFT_SKIP_ADDON === '1') {
   console.log('nift: native addon skipped (NIFT_SKIP_ADDON=1); composed TF.js ops will be used.');
