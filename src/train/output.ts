@@ -26,7 +26,8 @@ export function openOutput(values: RecipeValues, identity: RunIdentity, emit: On
   claimFolder(folder, values.overwrite_output_dir);
   const run = readRunFile(folder);
   if (run !== null && wanted === false) throw notEmpty(folder);
-  if (run !== null && fromHere) {
+  // A run that never came to a checkpoint has nothing to lose: it may start anew under another recipe.
+  if (run !== null && fromHere && (run.finished !== null || listCheckpoints(folder).length > 0)) {
     for (const change of checkResume(run, identity, IGNORED)) emit({ type: 'notice', message: `resumed with another ${change}` });
     if (run.finished !== null) return { kind: 'finished', run };
   }

@@ -207,6 +207,15 @@ describe.skipIf(!hasShared)('what a folder holds already', () => {
     expect(error.message).toContain('lora_rank: 8 -> 4');
   });
 
+  it('starts anew under another recipe when the first attempt never came to a checkpoint', async () => {
+    const values = setUp({ max_steps: 3 });
+    await codeOf(run({ ...values, learning_rate: 1e38, max_grad_norm: 0 }));
+    expect(existsSync(output(values, 'nift_run.json'))).toBe(true);
+    const { result } = await run(values);
+    expect(result.status).toBe('finished');
+    expect(logLines(values).map((line) => line['current_steps'])).toEqual([2, 3, 3]);
+  });
+
   it('refuses other rows under the same name', async () => {
     const values = setUp();
     await run(values, { stopAfter: 1 });
