@@ -122,7 +122,7 @@ async function run(flags: DemoFlags): Promise<number> {
 export function registerDemo(program: Command): void {
   common(program.command('demo').description('train a small model and see it learn, offline, in two minutes'))
     .option('--output-dir <dir>', 'folder for what the demo makes', 'nift-demo')
-    .option('--articles <n>', 'texts to train on', wholeNumber(8), 320)
+    .option('--articles <n>', 'texts to train on', wholeNumber(8), 400)
     .option('--prompts <n>', 'prompts to answer before and after', wholeNumber(1), 16)
     .option('--show <n>', 'prompts to print', wholeNumber(0), 2)
     .option('--backend <name>', 'native, cpu, wasm, tensorflow', 'native')
