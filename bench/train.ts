@@ -2,11 +2,11 @@
  * LoRA training speed and peak memory at the shapes that peers were measured at: r 8, alpha 16, all linears, every token
  * supervised. One fresh process per case, the whole path of `nift train`: files, data, checkpoint.
  *
- *   node BUNDLE all [SHAPE ...]                                    all cases, appended to bench/results/train.jsonl
- *   node BUNDLE case SHAPE DTYPE STEPS FOLDER [key=value ...]      prints one JSON line
- *   node BUNDLE profile SHAPE DTYPE STEPS FOLDER [key=value ...]   prints milliseconds per step and kernel
+ *   npm run bench -- train all [SHAPE ...]                                    all cases, appended to bench/results/train.jsonl
+ *   npm run bench -- train case SHAPE DTYPE STEPS FOLDER [key=value ...]      prints one JSON line
+ *   npm run bench -- train profile SHAPE DTYPE STEPS FOLDER [key=value ...]   prints milliseconds per step and kernel
  *
- * BUNDLE is this file bundled by esbuild (test/train/bundle.ts). FOLDER keeps the checkpoints between runs.
+ * FOLDER keeps the checkpoints between runs.
  */
 import { execFileSync } from 'node:child_process';
 import { appendFileSync, mkdtempSync, rmSync } from 'node:fs';
