@@ -7,6 +7,7 @@ import { registerDoctor } from './doctor.js';
 import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { EXIT } from './io.js';
+import { registerMerge } from './merge.js';
 import { registerScore } from './score.js';
 import { registerTrain } from './train.js';
 
@@ -32,6 +33,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or input, 130/143 stopped and saved.`,
     registerGenerate,
     registerChat,
     registerScore,
+    registerMerge,
     registerInspect,
     registerDoctor,
   ])

@@ -33,6 +33,8 @@ export interface ManifestContent {
   base?: string;
   /** CRC-32 (8 hexadecimal digits) by file name, for files that are not to be read again. */
   crc32?: ReadonlyMap<string, string>;
+  /** A file that will be gone when the folder is complete. */
+  except?: string;
 }
 
 /** Writes the manifest of all files below `folder`; it comes last. */
@@ -45,7 +47,7 @@ export function writeManifest(folder: string, content: ManifestContent): Manifes
     base: content.base === undefined ? null : { path: content.base, identity: checkpointIdentity(content.base) },
     files: Object.fromEntries(
       filesBelow(folder)
-        .filter((name) => name !== MANIFEST_FILE)
+        .filter((name) => name !== MANIFEST_FILE && name !== content.except)
         .map((name) => [name, describeFile(path.join(folder, name), content.crc32?.get(name))]),
     ),
   };

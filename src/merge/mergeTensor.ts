@@ -98,7 +98,7 @@ function systemError(error: unknown): unknown {
 const ERRNO: Record<number, string> = { 5: 'EIO', 27: 'EFBIG', 28: 'ENOSPC', 122: 'EDQUOT' };
 export const errnoName = (errno: number): string => ERRNO[errno] ?? `errno ${errno}`;
 
-function checkFinite(source: StoredTensor, storage: StorageDtype, largestBits: number): void {
+export function checkFinite(source: StoredTensor, storage: StorageDtype, largestBits: number): void {
   if (largestBits < OVERFLOW_BITS[storage]) return;
   const finite = largestBits < INFINITY_BITS;
   const largest = new Float32Array(Uint32Array.of(largestBits).buffer)[0]!;
@@ -195,7 +195,7 @@ export function encode(values: Float32Array, dtype: SafetensorsDtype): Uint8Arra
   return new Uint8Array(bits.buffer);
 }
 
-function largestBits(values: Float32Array): number {
+export function largestBits(values: Float32Array): number {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
   let largest = 0;
   for (const word of words) largest = Math.max(largest, word & 0x7fffffff);

@@ -7,6 +7,7 @@
  */
 import { createHash } from 'node:crypto';
 import { closeSync, existsSync, fsync, mkdirSync, openSync, rmSync, statSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { addon } from '../backend/addon.js';
@@ -147,7 +148,7 @@ export interface RewritePlan {
   hash: string;
 }
 
-/** Blocks of source and output, and two rows of float32, per thread (native/bindings/merge_adapter.cpp), generously. */
+/** Blocks of source and output, and two rows of float32, for one thread (native/bindings/merge_adapter.cpp), generously. */
 const BLOCK_BYTES = 4 << 20;
 /** Not tensors: the manifest, configs, the tokenizer. */
 const SIDE_BYTES = 64 << 20;
@@ -186,7 +187,7 @@ function planFrom(source: RewriteSource, options: RewriteOptions): RewritePlan {
     parameters: sum(planned.map((tensor) => bytesOf(tensor) / SAFETENSORS_DTYPES[tensor.dtype])),
     outputBytes: sum(shards.map((shard) => shard.bytes)),
     largestTensorBytes,
-    workingBytes: BLOCK_BYTES * 64 + Math.max(0, ...planned.map((tensor) => tensor.workingBytes ?? 0)),
+    workingBytes: BLOCK_BYTES * os.availableParallelism() + Math.max(0, ...planned.map((tensor) => tensor.workingBytes ?? 0)),
     hash: planHash(source, options, shards),
   };
 }
@@ -398,6 +399,7 @@ function finishFolder(plan: RewritePlan, partial: string, run: RunOptions, finis
     command: options.command,
     config: options.config,
     base: options.model,
+    except: JOURNAL_FILE,
     crc32: new Map([...finished.values()].map((shard) => [shard.file, shard.crc32])),
   });
 }
