@@ -1,4 +1,5 @@
 /** The plan of a training run for people. */
+import type { Census } from '../data/census.js';
 import type { TrainingPlan } from '../train/plan.js';
 import { formatBytes, style } from './io.js';
 
@@ -7,12 +8,8 @@ const percent = (share: number): string => `${(100 * share).toFixed(share < 0.01
 
 export function renderPlan(plan: TrainingPlan): string {
   const { model, method, dtype, data, steps, memory, disk } = plan;
-  const census = Object.entries(data.census as unknown as Record<string, unknown>)
-    .filter(([, value]) => typeof value === 'number' && value > 0)
-    .map(([key, value]) => `${key} ${count(value as number)}`)
-    .join(', ');
   const bytes = Object.entries(memory).filter(
-    ([key, value]) => typeof value === 'number' && !['total', 'available'].includes(key),
+    ([key, value]) => typeof value === 'number' && value > 0 && !['total', 'available'].includes(key),
   );
   const shownSaves =
     disk.saves.length > 6
@@ -27,7 +24,7 @@ export function renderPlan(plan: TrainingPlan): string {
     ]),
     section('data', [
       `${count(data.rows)} rows, ${count(data.tokens)} tokens, ${count(data.supervisedTokens)} of them supervised; longest row ${count(data.longestRow)}`,
-      census,
+      ...droppedRows(data.census),
     ]),
     section('steps', [
       `${count(steps.totalSteps)} steps of ${count(steps.rowsPerStep)} rows over ${Number(steps.epochs.toFixed(4))} epochs, ${count(steps.warmupSteps)} of warm-up`,
@@ -41,6 +38,13 @@ export function renderPlan(plan: TrainingPlan): string {
       `needs ${formatBytes(disk.needed)}, free ${formatBytes(disk.free)}`,
     ]),
   ].join('\n');
+}
+
+/** What became of rows that are not trained on; nothing to say when all are. */
+function droppedRows({ rowsRead, rowsKept, dropped }: Census): string[] {
+  if (rowsRead === rowsKept) return [];
+  const causes = Object.entries(dropped).map(([cause, { count: rows, first }]) => `${count(rows)} ${cause} (first ${first[0]})`);
+  return [`${count(rowsRead)} rows read, ${count(rowsRead - rowsKept)} dropped: ${causes.join('; ')}`];
 }
 
 const words = (key: string): string => key.replace(/([A-Z])/g, ' $1').toLowerCase();

@@ -8,6 +8,7 @@ import path from 'node:path';
 import type { RecipeValues } from '../config/recipe.js';
 import { NiftError } from '../errors.js';
 import { atomicFile } from '../formats/atomic.js';
+import { guardIo } from '../formats/io.js';
 import { VERSION } from '../version.js';
 
 export const RUN_FILE = 'nift_run.json';
@@ -77,8 +78,10 @@ const OURS = [
 export function claimFolder(folder: string, overwrite: boolean): void {
   if (existsSync(folder) && !statSync(folder).isDirectory())
     throw new NiftError('NIFT_OUTPUT_DIR', `output_dir ${folder}: is a file, expected a folder`);
-  mkdirSync(folder, { recursive: true });
-  const names = readdirSync(folder);
+  const names = guardIo(folder, 'create the folder', () => {
+    mkdirSync(folder, { recursive: true });
+    return readdirSync(folder);
+  });
   if (overwrite) {
     // Of somebody else's folder nothing is removed; what a run writes replaces files of the same name.
     const ours = existsSync(path.join(folder, RUN_FILE))
@@ -95,6 +98,11 @@ export function claimFolder(folder: string, overwrite: boolean): void {
   throw new NiftError('NIFT_OUTPUT_DIR', `output_dir ${folder}: holds ${foreign.length} files (${shown}...) but no run of nift`, {
     hint: 'Choose an empty folder, or set overwrite_output_dir: true to write into this one.',
   });
+}
+
+/** Takes the mark away from a folder that holds nothing else: the run failed before its first step. */
+export function abandonFolder(folder: string): void {
+  if (readdirSync(folder).every((name) => name === RUN_FILE)) rmSync(path.join(folder, RUN_FILE), { force: true });
 }
 
 /** A half-written or half-replaced file or folder (src/formats/atomic.ts). */

@@ -2,12 +2,13 @@
 import { useBackend } from '../backend/index.js';
 import type { Recipe, RecipeValues } from '../config/recipe.js';
 import { NiftError } from '../errors.js';
-import { loadModelConfig } from '../model/config.js';
+import type { CausalLM } from '../model/causalLM.js';
+import { loadModelConfig, type ModelConfig } from '../model/config.js';
 import { loadTrainingData, type TrainingData } from './data.js';
 import type { OnEvent, TrainResult } from './events.js';
 import { loadModel } from './method.js';
 import { openOutput } from './output.js';
-import { hashModelFolder, type RunIdentity } from './outputFolder.js';
+import { abandonFolder, hashModelFolder, type RunIdentity } from './outputFolder.js';
 import { buildPlan, type TrainingPlan } from './plan.js';
 import { Run } from './run.js';
 
@@ -37,8 +38,11 @@ export async function train(recipe: Recipe, options: TrainOptions = {}): Promise
   const identity = runIdentity(values, data);
   const start = openOutput(values, identity, emit);
   if (start.kind === 'finished') return alreadyFinished(values, plan, start.run.finished);
-  checkDisk(plan);
-  const model = await loadModel(values, config);
+  const model = await loadChecked(values, config, plan).catch((error: unknown) => {
+    // Nothing has been trained, so nothing is left behind.
+    abandonFolder(values.output_dir);
+    throw error;
+  });
   const run = new Run({ values, plan, data, identity, model, emit });
   try {
     if (start.kind === 'resume') run.restore(start.checkpoint);
@@ -47,6 +51,11 @@ export async function train(recipe: Recipe, options: TrainOptions = {}): Promise
   } finally {
     run.dispose();
   }
+}
+
+async function loadChecked(values: RecipeValues, config: ModelConfig, plan: TrainingPlan): Promise<CausalLM> {
+  checkDisk(plan);
+  return loadModel(values, config);
 }
 
 function runIdentity(values: RecipeValues, data: TrainingData): RunIdentity {
