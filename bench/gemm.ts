@@ -2,8 +2,7 @@
  * Matrix products at the shapes of training and decoding, as GFLOP/s and as a share of what the machine's registers (or,
  * for a few rows, its memory) allow. The ceiling is measured right before each case: machines drift.
  *
- *   npx esbuild bench/gemm.ts --bundle --platform=node --format=esm --packages=external --outfile=build/bench/gemm.mjs
- *   node build/bench/gemm.mjs [S|M|L|decode ...]      prints a table on stderr, one JSON line per case on stdout
+ *   npm run bench -- gemm [S|M|L|decode ...]      prints a table on stderr, one JSON line per case on stdout
  */
 import { addon, type Addon } from '../src/backend/addon.js';
 import { DTYPE_CODE, type StorageDtype } from '../src/backend/dtype.js';

@@ -3,10 +3,10 @@
  * of 16, alone and eight side by side. Decoding alone reads every weight once a token, so its ceiling is the memory's: the
  * share of what the machine reads per second is given too. One fresh process per case.
  *
- *   node BUNDLE all [SHAPE ...]              all cases, appended to bench/results/generate.jsonl
- *   node BUNDLE case SHAPE DTYPE FOLDER      prints one JSON line
+ *   npm run bench -- generate all [SHAPE ...]              all cases, appended to bench/results/generate.jsonl
+ *   npm run bench -- generate case SHAPE DTYPE FOLDER      prints one JSON line
  *
- * BUNDLE is this file bundled as bench/train.ts is. FOLDER keeps the checkpoints between runs.
+ * FOLDER keeps the checkpoints between runs.
  */
 import { execFileSync } from 'node:child_process';
 import { appendFileSync, mkdirSync } from 'node:fs';

@@ -2,8 +2,7 @@
  * The machine's ceilings, which every other figure is a share of: multiply-adds in registers (float32, bf16) and memory
  * reads, on all threads.
  *
- *   npx esbuild bench/peak.ts --bundle --platform=node --format=esm --packages=external --outfile=build/bench/peak.mjs
- *   node build/bench/peak.mjs      prints one JSON line
+ *   npm run bench -- peak      prints one JSON line
  */
 import { fileURLToPath } from 'node:url';
 import { addon, type Addon } from '../src/backend/addon.js';

@@ -2,8 +2,7 @@
  * Stock TF.js ops on backend `native` beside the stock `cpu` backend, in one run, at one training-sized tensor; and the
  * bytes that each native op moves beside what a plain copy of the same memory reaches right before it.
  *
- *   npx esbuild bench/stockOps.ts --bundle --platform=node --format=esm --packages=external --outfile=build/bench/stockOps.mjs
- *   node build/bench/stockOps.mjs       prints a table on stderr, one JSON line per op on stdout
+ *   npm run bench -- stockOps       prints a table on stderr, one JSON line per op on stdout
  */
 import { addon } from '../src/backend/addon.js';
 import { useBackend } from '../src/backend/index.js';

@@ -76,7 +76,9 @@ async function run(recipe: Recipe, options: TrainOptions): Promise<number> {
     if (result.status === 'stopped') {
       if (!options.quiet)
         note(
-          `Stopped at step ${result.step} of ${result.totalSteps}, saved in ${result.checkpoint}. Run the same command to go on.`,
+          result.checkpoint === null
+            ? 'Stopped before the first step; nothing was written.'
+            : `Stopped at step ${result.step} of ${result.totalSteps}, saved in ${result.checkpoint}. Run the same command to go on.`,
         );
       return interrupt.exitCode() ?? EXIT.sigint;
     }

@@ -11,6 +11,7 @@ import { tf, type Tensor, type Tensor1D, type Tensor2D, type Variable } from '..
 import { deriveSeed } from '../ops/dropout.js';
 import { linear } from '../ops/linear.js';
 import { loraLinear } from '../ops/loraLinear.js';
+import { residualAdd } from '../ops/residualAdd.js';
 import { rmsNorm } from '../ops/rmsNorm.js';
 import { rotaryEmbedding } from '../ops/rotaryEmbedding.js';
 import { swiglu } from '../ops/swiglu.js';
@@ -67,8 +68,8 @@ export interface LayerContext {
 export function decoderLayer(x: Tensor2D, layer: DecoderLayer, context: LayerContext): Tensor2D {
   return tf.tidy(() => {
     const { rmsNormEps: eps } = context.config;
-    const afterAttention = tf.add<Tensor2D>(x, attention(rmsNorm(x, layer.inputNorm, eps), layer, context));
-    return tf.add<Tensor2D>(afterAttention, feedForward(rmsNorm(afterAttention, layer.postAttentionNorm, eps), layer, context));
+    const afterAttention = residualAdd(x, attention(rmsNorm(x, layer.inputNorm, eps), layer, context));
+    return residualAdd(afterAttention, feedForward(rmsNorm(afterAttention, layer.postAttentionNorm, eps), layer, context));
   });
 }
 

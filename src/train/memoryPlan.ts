@@ -4,7 +4,7 @@
  * Floats that the backward pass keeps per token and layer (C hidden, F intermediate, Q = heads * head_dim,
  * K = kv heads * head_dim, r LoRA rank; tensors that several ops save share one buffer):
  *
- *   residual stream before and after attention, both norms' outputs, both blocks' outputs   6 C
+ *   residual stream before and after attention, both norms' outputs                        4 C
  *   rotated q, k, and v, attention's output                                                2 Q + 2 K
  *   gate, up and their product                                                             3 F
  *   x A^T of each adapted module                                                           r per module
@@ -101,7 +101,7 @@ function layerFloats({ config, adapters, dropout }: MemoryQuestion): number {
   const { hiddenSize: c, intermediateSize: f, numHeads, numKvHeads, headDim, qkNorm } = config;
   const q = numHeads * headDim;
   const k = numKvHeads * headDim;
-  let floats = 6 * c + 2 * q + 2 * k + 3 * f + numHeads + 2;
+  let floats = 4 * c + 2 * q + 2 * k + 3 * f + numHeads + 2;
   if (qkNorm) floats += q + k + numHeads + numKvHeads;
   for (const adapter of adapters) floats += adapter.r + (dropout ? adapter.in + 3 * adapter.out + adapter.r : 0);
   return floats;

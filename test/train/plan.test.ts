@@ -12,7 +12,7 @@ import { addon } from '../../src/backend/addon.js';
 import { parseModelConfig } from '../../src/model/config.js';
 import { planMemory, type MemoryQuestion } from '../../src/train/memoryPlan.js';
 import { planTraining } from '../../src/train/plan.js';
-import { bundle } from './bundle.js';
+import { bundle } from '../../scripts/bundle.mjs';
 import { randomExamples, recipe, scratch, writeDataset } from './helpers.js';
 
 function plan(extra: Record<string, unknown> = {}) {

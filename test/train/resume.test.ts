@@ -8,7 +8,7 @@ import { NiftError } from '../../src/errors.js';
 import { listCheckpoints, verifyCheckpoint } from '../../src/train/checkpoint.js';
 import type { LogRow } from '../../src/train/events.js';
 import { hasShared, shared } from '../golden.js';
-import { bundle } from './bundle.js';
+import { bundle } from '../../scripts/bundle.mjs';
 import { messages, randomExamples, readJson, run, scratch, writeDataset } from './helpers.js';
 
 const examples = randomExamples(9, 320, [7, 12, 5, 9]);

@@ -1,14 +1,18 @@
-/** Bundles a TypeScript entry so that a plain `node` can run it, with every module still believing in its own place. */
+// Bundles a TypeScript entry so that a plain `node` can run it, with every module still believing in its own place
+// (files are found relative to import.meta.url). The result lies below node_modules, where packages resolve from.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
 
-const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
 
-/** @returns the file to run; it lies below node_modules, where packages resolve from */
-export async function bundle(entry: string): Promise<string> {
-  const outfile = path.join(root, 'node_modules', '.cache', 'nift-test', `${path.basename(entry, '.ts')}-${process.pid}.mjs`);
+/**
+ * @param {string} entry path of a .ts file
+ * @returns {Promise<string>} the file to run
+ */
+export async function bundle(entry) {
+  const outfile = path.join(root, 'node_modules', '.cache', 'nift', `${path.basename(entry, '.ts')}-${process.pid}.mjs`);
   await build({
     entryPoints: [entry],
     bundle: true,
