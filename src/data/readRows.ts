@@ -3,16 +3,13 @@ import { closeSync, readSync } from 'node:fs';
 import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { guardIo, openForReading, readFully } from '../formats/io.js';
+import { readJsonl, type JsonlRow } from '../formats/jsonl.js';
 import { decodeUtf8 } from '../formats/jsonText.js';
 import type { JsonValue } from '../formats/jsonText.js';
 
-export interface SourceRow {
-  /** 1-based line on which the row begins. */
-  line: number;
-  value: JsonValue;
-}
+/** Line: 1-based, where the row begins. */
+export type SourceRow = JsonlRow;
 
-const CHUNK = 1 << 20;
 /** V8 cannot hold a longer string, so a longer line or array cannot be parsed. */
 const MAX_TEXT = 500 * 2 ** 20;
 
@@ -21,55 +18,10 @@ const MAX_TEXT = 500 * 2 ** 20;
  */
 export function* readRows(file: string): Generator<SourceRow> {
   if (path.extname(file).toLowerCase() === '.json' && firstCharacter(file) === '[') yield* readArray(file);
-  else yield* readLines(file);
-}
-
-function* readLines(file: string): Generator<SourceRow> {
-  let number = 0;
-  for (const bytes of lines(file)) {
-    number++;
-    const start = number === 1 && hasMark(bytes) ? 3 : 0;
-    const text = decodeUtf8(bytes.subarray(start), `${file}:${number}`);
-    if (text.trim() !== '') yield { line: number, value: parse(text, `${file}:${number}`) };
-  }
-}
-
-function parse(text: string, where: string): JsonValue {
-  try {
-    return JSON.parse(text) as JsonValue;
-  } catch (cause) {
-    throw new NiftError('NIFT_JSON', `${where}: not valid JSON: ${(cause as Error).message.slice(0, 200)}`, {
-      hint: 'a .jsonl file holds one complete JSON object per line',
-      cause,
-    });
-  }
+  else yield* readJsonl(file, { maxLineBytes: MAX_TEXT });
 }
 
 const hasMark = (bytes: Uint8Array): boolean => bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
-
-/** The file's lines as bytes, without their line feed, one chunk in memory at a time. */
-function* lines(file: string): Generator<Uint8Array> {
-  const { fd } = openForReading(file);
-  try {
-    let rest: Buffer = Buffer.alloc(0);
-    for (;;) {
-      const chunk = Buffer.alloc(CHUNK);
-      const count = guardIo(file, 'read', () => readSync(fd, chunk, 0, CHUNK, null));
-      if (count === 0) break;
-      const block = rest.length === 0 ? chunk.subarray(0, count) : Buffer.concat([rest, chunk.subarray(0, count)]);
-      let start = 0;
-      for (let end = block.indexOf(10); end >= 0; end = block.indexOf(10, start)) {
-        yield block.subarray(start, end);
-        start = end + 1;
-      }
-      rest = block.subarray(start);
-      if (rest.length > MAX_TEXT) throw new NiftError('NIFT_JSON', `${file}: a line of more than ${MAX_TEXT} bytes`);
-    }
-    if (rest.length > 0) yield rest;
-  } finally {
-    closeSync(fd);
-  }
-}
 
 function firstCharacter(file: string): string {
   const { fd } = openForReading(file);
