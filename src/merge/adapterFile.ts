@@ -9,7 +9,7 @@ import { ADAPTER_CONFIG_FILE, openAdapterWeights, readAdapterJson } from '../for
 import type { SafetensorsFile } from '../formats/safetensors.js';
 
 const pattern = z.record(z.string(), z.number().positive()).nullish();
-const empty = (what: string): z.ZodType => z.custom((value) => isEmpty(value), `${what} cannot be merged`);
+const empty = (what: string): z.ZodType => z.custom((value) => isEmpty(value), `${what} cannot be merged`).optional();
 
 function isEmpty(value: unknown): boolean {
   if (value === undefined || value === null || value === false) return true;
