@@ -8,7 +8,7 @@
  */
 import type { ComputeDtype } from '../backend/dtype.js';
 import { tf, type Tensor, type Tensor1D, type Tensor2D, type Variable } from '../backend/tf.js';
-import { deriveSeed } from '../ops/dropout.js';
+import { placeSeed } from '../ops/dropout.js';
 import { linear } from '../ops/linear.js';
 import { loraLinear } from '../ops/loraLinear.js';
 import { residualAdd } from '../ops/residualAdd.js';
@@ -111,7 +111,7 @@ function project(x: Tensor2D, layer: DecoderLayer, module: LinearModule, context
   if (!lora) return linear(x, weight, { bias, compute });
   const dropout =
     dropoutSeed !== null && lora.dropout > 0
-      ? { rate: lora.dropout, seed: deriveSeed(dropoutSeed, layer.index, LINEAR_MODULES.indexOf(module)) }
+      ? { rate: lora.dropout, seed: placeSeed(dropoutSeed, layer.index, LINEAR_MODULES.indexOf(module)) }
       : undefined;
   return loraLinear(x, weight, lora.a as unknown as Tensor2D, lora.b as unknown as Tensor2D, {
     scaling: lora.scaling,

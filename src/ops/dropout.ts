@@ -16,7 +16,7 @@ import { usesKernel } from './registry.js';
 export interface DropoutOptions {
   /** Share of elements set to zero, 0 <= rate < 1. */
   rate: number;
-  /** Integer 0 ... 2^53-1; a different one for every use within a step (see {@link deriveSeed}). */
+  /** Integer 0 ... 2^53-1; a different one for every use within a step (see {@link placeSeed}). */
   seed: number;
 }
 
@@ -50,7 +50,7 @@ export function dropoutMask(size: number, { rate, seed }: DropoutOptions): Float
 }
 
 /** A seed for one place from the run's seed and the place's coordinates (step, micro-batch, layer, ...). */
-export function deriveSeed(seed: number, ...path: number[]): number {
+export function placeSeed(seed: number, ...path: number[]): number {
   let low = mix((seed >>> 0) ^ 0x243f6a88);
   let high = mix(Math.floor(seed / 0x1_0000_0000) + 0x13198a2e + low);
   for (const part of path) {

@@ -7,7 +7,7 @@ import { collate } from '../data/batch.js';
 import { NiftError } from '../errors.js';
 import type { CausalLM } from '../model/causalLM.js';
 import { adamw, createAdamWState, disposeAdamWState, type AdamWState } from '../ops/adamw.js';
-import { deriveSeed } from '../ops/dropout.js';
+import { placeSeed } from '../ops/dropout.js';
 import { readCheckpoint, restoreTensors, rotateCheckpoints, saveCheckpoint, type TrainingState } from './checkpoint.js';
 import type { TrainingData } from './data.js';
 import type { LogRow, OnEvent, SummaryRow, TrainResult } from './events.js';
@@ -151,7 +151,7 @@ export class Run {
       batch: collate(rows.map((row) => data.rows[row]!)),
       rows,
       targets: rows.reduce((sum, row) => sum + data.targets[row]!, 0),
-      dropoutSeed: deriveSeed(values.seed, step, index),
+      dropoutSeed: placeSeed(values.seed, step, index),
     }));
   }
 
