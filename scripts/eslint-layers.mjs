@@ -5,12 +5,14 @@ import path from 'node:path';
 const LEAVES = ['config', 'formats', 'errors.js', 'random.js', 'version.js'];
 const ENGINE = ['model', 'data', 'templates', 'tokenizer', 'ops', 'backend'];
 const MAY_IMPORT = {
-  cli: ['demo', 'train', 'distill', 'merge', 'report', 'bench', ...ENGINE],
+  cli: ['demo', 'train', 'distill', 'merge', 'adapter', 'export', 'report', 'bench', ...ENGINE],
   demo: ['train', 'distill', 'report', ...ENGINE],
   bench: ['train', 'report', ...ENGINE],
   train: ['report', ...ENGINE],
   distill: ENGINE,
+  export: ENGINE,
   merge: ENGINE,
+  adapter: ['merge', ...ENGINE],
   model: ['data', 'ops', 'backend'],
   data: ['templates', 'tokenizer'],
   templates: ['tokenizer'],

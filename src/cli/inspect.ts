@@ -1,4 +1,4 @@
-/** `nift inspect PATH`: what a safetensors file, checkpoint, adapter, training output or dataset holds, from headers alone. */
+/** `nift inspect PATH`: what a safetensors or GGUF file, checkpoint, adapter, training output or dataset holds, from headers alone. */
 import type { Command } from 'commander';
 import { action, common, type CommonOptions, formatBytes, out, outJson, style } from './io.js';
 
@@ -12,7 +12,8 @@ function renderEntry(key: string, item: unknown, indent: string): string[] {
   const label = `${indent}${style.cyan(key)}`;
   if (item === null || item === undefined) return [];
   if (typeof item === 'number' && /bytes$/i.test(key)) return [`${label}: ${formatBytes(item)}`];
-  if (typeof item === 'number') return [`${label}: ${item.toLocaleString('en-US')}`];
+  if (typeof item === 'number')
+    return [`${label}: ${Number.isInteger(item) ? item.toLocaleString('en-US') : Number(item.toPrecision(7))}`];
   if (typeof item !== 'object') return [`${label}: ${typeof item === 'string' ? item : JSON.stringify(item)}`];
   if (Array.isArray(item)) {
     if (item.every((element) => typeof element !== 'object')) return [`${label}: ${shorten(item.map(String), 12).join(', ')}`];
@@ -38,7 +39,7 @@ export function registerInspect(program: Command): void {
   common(
     program
       .command('inspect')
-      .description('what a safetensors file, checkpoint, adapter, training output or dataset holds')
+      .description('what a safetensors or GGUF file, checkpoint, adapter, training output or dataset holds')
       .argument('<path>', 'file or folder'),
   ).action(
     action(async (target: string, options: CommonOptions) => {

@@ -4,6 +4,7 @@ import { VERSION } from '../version.js';
 import { registerChat } from './chat.js';
 import { registerDemo } from './demo.js';
 import { registerDoctor } from './doctor.js';
+import { registerExport } from './export.js';
 import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { EXIT } from './io.js';
@@ -34,6 +35,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or input, 130/143 stopped and saved.`,
     registerChat,
     registerScore,
     registerMerge,
+    registerExport,
     registerInspect,
     registerDoctor,
   ])

@@ -38,7 +38,7 @@ export const decimal = (text: string): number => {
   return value;
 };
 
-const choice =
+export const choice =
   (values: readonly string[]) =>
   (text: string): string => {
     if (!values.includes(text)) throw new InvalidArgumentError(`expected one of: ${values.join(', ')}.`);

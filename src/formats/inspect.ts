@@ -4,6 +4,8 @@ import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, readAdapter } from './adapter.js';
 import { CONFIG_FILE, openCheckpoint } from './checkpoint.js';
+import { openGguf } from './gguf/reader.js';
+import type { GgufValue } from './gguf/types.js';
 import { guardIo } from './io.js';
 import { readJsonl } from './jsonl.js';
 import { isJsonObject, readJson, readJsonObject, type JsonObject, type JsonValue } from './jsonText.js';
@@ -24,7 +26,7 @@ export interface TensorSummary {
 export type Inspection = Record<string, unknown> & { kind: string; path: string };
 
 /**
- * Describes a safetensors file, checkpoint, adapter, training output or dataset.
+ * Describes a safetensors or GGUF file, checkpoint, adapter, training output or dataset.
  * @throws NIFT_FILE_NOT_FOUND, NIFT_USAGE for something else, or what is wrong with the file
  */
 export async function inspectPath(target: string): Promise<Inspection> {
@@ -34,6 +36,7 @@ export async function inspectPath(target: string): Promise<Inspection> {
 
 function inspectFile(file: string): Inspection {
   if (file.endsWith('.safetensors')) return inspectSafetensors(file);
+  if (file.endsWith('.gguf')) return inspectGguf(file);
   if (file.endsWith('.jsonl')) return inspectRows(file, 'jsonl', valuesOf(file));
   if (file.endsWith('.json')) return inspectJson(file);
   throw unknown(file);
@@ -49,7 +52,7 @@ function inspectFolder(folder: string): Inspection {
 
 const unknown = (target: string): NiftError =>
   new NiftError('NIFT_USAGE', `${target}: nothing that nift knows`, {
-    hint: 'Name a *.safetensors file, a checkpoint folder (config.json), an adapter folder (adapter_config.json), a training output folder (trainer_state.json), or a *.jsonl or *.json dataset.',
+    hint: 'Name a *.safetensors or *.gguf file, a checkpoint folder (config.json), an adapter folder (adapter_config.json), a training output folder (trainer_state.json), or a *.jsonl or *.json dataset.',
   });
 
 function inspectSafetensors(file: string): Inspection {
@@ -70,6 +73,44 @@ function inspectSafetensors(file: string): Inspection {
   } finally {
     source.close();
   }
+}
+
+function inspectGguf(file: string): Inspection {
+  const gguf = openGguf(file);
+  try {
+    const bytesByDtype: Record<string, number> = {};
+    let parameters = 0;
+    let bytes = 0;
+    const list = [...gguf.tensors].map(([name, { type, shape, byteLength }]) => {
+      parameters += shape.reduce((product, size) => product * size, 1);
+      bytes += byteLength;
+      bytesByDtype[type] = (bytesByDtype[type] ?? 0) + byteLength;
+      return { name, dtype: type, shape, bytes: byteLength };
+    });
+    const metadata = Object.fromEntries([...gguf.metadata].map(([key, value]) => [key, plainValue(value)]));
+    const { version, alignment, byteLength } = gguf;
+    return {
+      kind: 'gguf',
+      path: file,
+      version,
+      alignment,
+      fileBytes: byteLength,
+      metadata,
+      tensors: list.length,
+      parameters,
+      bytes,
+      bytesByDtype,
+      list,
+    };
+  } finally {
+    gguf.close();
+  }
+}
+
+/** Long lists by their length; integers that JSON cannot hold as text. */
+function plainValue(value: GgufValue): JsonValue {
+  if (value.type === 'array') return `${value.value.length} values of type ${value.of}`;
+  return typeof value.value === 'bigint' ? String(value.value) : value.value;
 }
 
 /** Counts over all tensors of a source. */

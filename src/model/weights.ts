@@ -123,7 +123,8 @@ function stored(values: Float32Array, shape: readonly number[], storage: Storage
   return makeWeight(bits, shape, storage);
 }
 
-function checkTensors(config: ModelConfig, shapes: Map<string, number[]>, source: TensorSource, where: string): void {
+/** @throws NIFT_CHECKPOINT_MISMATCH listing every tensor that the config does not account for, or that the file lacks */
+export function checkTensors(config: ModelConfig, shapes: Map<string, number[]>, source: TensorSource, where: string): void {
   const tiedHead = (name: string): boolean => config.tieWordEmbeddings && name === LM_HEAD;
   const relevant = source.names().filter((name) => !HARMLESS.test(name) && !tiedHead(name));
   const untied = !config.tieWordEmbeddings && !source.has(LM_HEAD);

@@ -93,7 +93,7 @@ export class GgufFile {
 /** Reads forward through a file, a window at a time. */
 class Cursor {
   position = 0;
-  private window = new DataView(new ArrayBuffer(0));
+  private window: DataView = new DataView(new ArrayBuffer(0));
   private windowStart = 0;
 
   constructor(
@@ -105,9 +105,13 @@ class Cursor {
   private take(count: number, what: string): number {
     const { size } = this.source;
     if (count > size - this.position)
-      throw new NiftError('NIFT_GGUF_TRUNCATED', `${this.file}: ${what} at byte ${this.position} runs past the end (${size} bytes)`, {
-        hint: 'The download or copy did not finish. Fetch the file again.',
-      });
+      throw new NiftError(
+        'NIFT_GGUF_TRUNCATED',
+        `${this.file}: ${what} at byte ${this.position} runs past the end (${size} bytes)`,
+        {
+          hint: 'The download or copy did not finish. Fetch the file again.',
+        },
+      );
     if (this.position < this.windowStart || this.position + count > this.windowStart + this.window.byteLength) {
       const bytes = this.source.copy(this.position, Math.min(size - this.position, Math.max(count, WINDOW)));
       this.window = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -128,7 +132,10 @@ class Cursor {
     const at = this.take(8, `the number of ${what}`);
     const value = this.window.getBigUint64(at, true);
     if (value * BigInt(least) > BigInt(this.source.size - this.position))
-      throw new NiftError('NIFT_GGUF_TRUNCATED', `${this.file}: ${value} ${what} announced at byte ${this.position - 8}, more than the file can hold`);
+      throw new NiftError(
+        'NIFT_GGUF_TRUNCATED',
+        `${this.file}: ${value} ${what} announced at byte ${this.position - 8}, more than the file can hold`,
+      );
     return Number(value);
   }
 
@@ -275,7 +282,10 @@ function placeTensors(
   for (const [name, tensor] of tensors) {
     const where = `${file}: tensor ${quote(name, 80)}`;
     if (tensor.offset !== expected)
-      throw new NiftError('NIFT_GGUF_OFFSET', `${where} is said to start at ${tensor.offset}, expected ${expected} (padded to ${alignment})`);
+      throw new NiftError(
+        'NIFT_GGUF_OFFSET',
+        `${where} is said to start at ${tensor.offset}, expected ${expected} (padded to ${alignment})`,
+      );
     tensor.offset += dataStart;
     end = tensor.offset + tensor.byteLength;
     if (end > fileSize)

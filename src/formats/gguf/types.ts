@@ -18,7 +18,21 @@ export const MAX_RANK = 4;
 export const MAX_TENSOR_NAME = 63;
 
 /** Types of metadata values, at the index that stands for them in the file. */
-export const VALUE_TYPES = ['u8', 'i8', 'u16', 'i16', 'u32', 'i32', 'f32', 'bool', 'string', 'array', 'u64', 'i64', 'f64'] as const;
+export const VALUE_TYPES = [
+  'u8',
+  'i8',
+  'u16',
+  'i16',
+  'u32',
+  'i32',
+  'f32',
+  'bool',
+  'string',
+  'array',
+  'u64',
+  'i64',
+  'f64',
+] as const;
 export type ValueType = (typeof VALUE_TYPES)[number];
 export type ScalarType = Exclude<ValueType, 'array'>;
 /** Bytes of the types that have a fixed size. */
@@ -38,8 +52,7 @@ export const VALUE_BYTES: Readonly<Record<Exclude<ScalarType, 'string'>, number>
 
 export type Scalar = number | boolean | string | bigint;
 /** A typed metadata value. 64-bit integers beyond 2^53 are bigint. */
-export type GgufValue =
-  { type: ScalarType; value: Scalar } | { type: 'array'; of: ScalarType; value: readonly Scalar[] };
+export type GgufValue = { type: ScalarType; value: Scalar } | { type: 'array'; of: ScalarType; value: readonly Scalar[] };
 
 export const u32 = (value: number): GgufValue => ({ type: 'u32', value });
 export const f32 = (value: number): GgufValue => ({ type: 'f32', value });

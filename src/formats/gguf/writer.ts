@@ -33,11 +33,7 @@ export interface GgufTensorToWrite {
  * @returns bytes of the file
  * @throws NIFT_GGUF_TENSOR, NIFT_GGUF_KEY for tensors and keys that contradict the format, NIFT_DISK_FULL, NIFT_FILE_*
  */
-export function writeGguf(
-  file: string,
-  metadata: ReadonlyMap<string, GgufValue>,
-  tensors: readonly GgufTensorToWrite[],
-): number {
+export function writeGguf(file: string, metadata: ReadonlyMap<string, GgufValue>, tensors: readonly GgufTensorToWrite[]): number {
   const sizes = tensors.map((tensor) => checkedBytes(tensor, file));
   const header = buildHeader(file, metadata, tensors, sizes);
   let size = header.length;
@@ -51,7 +47,11 @@ export function writeGguf(
         writeFully(fd, chunk);
       }
       if (written !== sizes[i])
-        throw tensorError(file, tensor.name, `${tensor.type} [${tensor.shape.join(', ')}] takes ${sizes[i]} bytes, ${written} were given`);
+        throw tensorError(
+          file,
+          tensor.name,
+          `${tensor.type} [${tensor.shape.join(', ')}] takes ${sizes[i]} bytes, ${written} were given`,
+        );
       const padded = alignUp(written, DEFAULT_ALIGNMENT);
       writeFully(fd, new Uint8Array(padded - written));
       size += padded;
