@@ -3,7 +3,21 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { existsSync } from 'node:fs';
 import { NiftError } from '../errors.js';
 import type { MergePlan, MergeResult } from '../merge/merge.js';
-import { action, common, type CommonOptions, EXIT, formatBytes, formatSeconds, isLive, note, onInterrupt, out, outJson, style, warn } from './io.js';
+import {
+  action,
+  common,
+  type CommonOptions,
+  EXIT,
+  formatBytes,
+  formatSeconds,
+  isLive,
+  note,
+  onInterrupt,
+  out,
+  outJson,
+  style,
+  warn,
+} from './io.js';
 import { wholeNumber } from './session.js';
 
 interface MergeFlags extends CommonOptions {
@@ -21,7 +35,17 @@ interface MergeFlags extends CommonOptions {
   sync: boolean;
 }
 
-const UNITS: Record<string, number> = { '': 1, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, KIB: 2 ** 10, MIB: 2 ** 20, GIB: 2 ** 30, TIB: 2 ** 40 };
+const UNITS: Record<string, number> = {
+  '': 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+  TIB: 2 ** 40,
+};
 
 /** "5GB", "500MB", "2GiB", or a number of bytes. */
 export function parseSize(text: string): number {
@@ -96,11 +120,17 @@ function notices(plan: MergePlan): void {
     for (const difference of base.differences) warn(`${base.adapter}: ${difference}`);
   }
   if (plan.changes.unties)
-    warn('the output matrix was tied to the embedding; it becomes a tensor of its own, and config.json says tie_word_embeddings: false');
+    warn(
+      'the output matrix was tied to the embedding; it becomes a tensor of its own, and config.json says tie_word_embeddings: false',
+    );
 }
 
 /** One rewriting line on a terminal; nothing elsewhere. */
-function view(quiet: boolean): { tick: (p: { bytes: number; totalBytes: number }) => void; verifying: () => void; end: () => void } {
+function view(quiet: boolean): {
+  tick: (p: { bytes: number; totalBytes: number }) => void;
+  verifying: () => void;
+  end: () => void;
+} {
   const show = isLive && !quiet;
   const line = (text: string): void => void (show && process.stderr.write(`\r\u001b[2K${style.dim(text)}`));
   return {
@@ -120,7 +150,9 @@ function summary(folder: string, result: MergeResult, seconds: number): void {
   if (verify.logits) {
     const { maxDifference, meanDifference, bound, prompts } = verify.logits;
     const [max, mean, limit] = [maxDifference, meanDifference, bound].map((value) => value.toPrecision(3));
-    note(`logits on ${prompts} prompts, merged against base + adapter: largest difference ${max}, mean ${mean}, allowed ${limit}`);
+    note(
+      `logits on ${prompts} prompts, merged against base + adapter: largest difference ${max}, mean ${mean}, allowed ${limit}`,
+    );
   } else note(`logits were not compared: ${verify.skipped}`);
 }
 
@@ -142,7 +174,7 @@ function renderMergePlan(plan: MergePlan, report: ReturnType<typeof import('../m
     `  carried over: ${rewrite.sideFiles.carried.join(', ') || 'none'}`,
     ...(rewrite.sideFiles.left.length > 0 ? [`  left out: ${rewrite.sideFiles.left.join(', ')}`] : []),
     `  needs ${formatBytes(rewrite.outputBytes)}${typeof free === 'number' ? `, free ${formatBytes(free)}` : ''}`,
-    style.bold("memory"),
+    style.bold('memory'),
     `  at most ${formatBytes(rewrite.workingBytes)} for tensors while writing (largest tensor: ${formatBytes(rewrite.largestTensorBytes)}); the check maps both models`,
   ].join('\n');
 }
@@ -156,11 +188,23 @@ export function registerMerge(program: Command): void {
       .option('--model <dir>', 'folder of the checkpoint to merge into (required)')
       .option('--adapter <dir[@weight]>', 'folder of a PEFT adapter; may be given several times (required)', parseAdapter, [])
       .option('--out <dir>', 'folder to write (required)')
-      .addOption(new Option('--dtype <dtype>', 'storage of the result').choices(['keep', 'float16', 'bfloat16', 'float32']).default('keep'))
+      .addOption(
+        new Option('--dtype <dtype>', 'storage of the result')
+          .choices(['keep', 'float16', 'bfloat16', 'float32'])
+          .default('keep'),
+      )
       .option('--max-shard-size <size>', 'largest file of weights', parseSize, parseSize('5GB'))
-      .option('--lora-base', 'merge into a sibling of the base that the adapter was trained on (its Instruct model); prints what differs')
+      .option(
+        '--lora-base',
+        'merge into a sibling of the base that the adapter was trained on (its Instruct model); prints what differs',
+      )
       .option('--allow-base', 'the same, for any other base')
-      .option('--verify <n>', 'prompts on which logits are compared with base + adapter afterwards; 0: no check', wholeNumber(0), 2)
+      .option(
+        '--verify <n>',
+        'prompts on which logits are compared with base + adapter afterwards; 0: no check',
+        wholeNumber(0),
+        2,
+      )
       .option('--dry-run', 'print the plan (tensors, files, disk, memory) and stop')
       .option('--resume', 'go on with the same merge where it was interrupted')
       .option('--overwrite', 'replace the output folder')

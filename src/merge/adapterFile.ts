@@ -107,11 +107,7 @@ interface Found {
 }
 
 /** Every tensor of the file has a meaning, or the adapter is refused. */
-function sortTensors(
-  folder: string,
-  config: MergeConfig,
-  tensors: SafetensorsFile,
-): Pick<MergeAdapter, 'parts' | 'replaced'> {
+function sortTensors(folder: string, config: MergeConfig, tensors: SafetensorsFile): Pick<MergeAdapter, 'parts' | 'replaced'> {
   const modules = new Map<string, Found>();
   const replaced = new Map<string, string>();
   const problems: string[] = [];
@@ -146,9 +142,13 @@ function sortTensors(
   if (parts.length + replaced.size === 0) problems.push('no tensor changes anything');
   if (problems.length === 0) return { parts, replaced };
   const shown = problems.slice(0, 5).join('; ');
-  throw new NiftError('NIFT_ADAPTER_MISMATCH', `${folder}: ${shown}${problems.length > 5 ? `; and ${problems.length - 5} more` : ''}`, {
-    details: { problems },
-  });
+  throw new NiftError(
+    'NIFT_ADAPTER_MISMATCH',
+    `${folder}: ${shown}${problems.length > 5 ? `; and ${problems.length - 5} more` : ''}`,
+    {
+      details: { problems },
+    },
+  );
 }
 
 function lowRankPart(
@@ -170,7 +170,8 @@ function lowRankPart(
     return [];
   }
   const transposed = found.embedding || config.fan_in_fan_out === true;
-  if (config.use_dora === true && found.magnitude === undefined) problems.push(`${module} has no lora_magnitude_vector, but use_dora is set`);
+  if (config.use_dora === true && found.magnitude === undefined)
+    problems.push(`${module} has no lora_magnitude_vector, but use_dora is set`);
   if (found.magnitude !== undefined && transposed) problems.push(`${module}: DoRA on embeddings and Conv1D cannot be merged`);
   const alpha = byPattern(config.alpha_pattern, module) ?? config.lora_alpha;
   const scaling = alpha / (config.use_rslora ? Math.sqrt(r) : r);
@@ -184,7 +185,9 @@ function byPattern(patterns: Record<string, number> | null | undefined, module: 
     try {
       expression = new RegExp(`^(?:.*\\.)?(?:${key})$`);
     } catch (cause) {
-      throw new NiftError('NIFT_ADAPTER_CONFIG', `rank_pattern or alpha_pattern: ${JSON.stringify(key)} is not a pattern`, { cause });
+      throw new NiftError('NIFT_ADAPTER_CONFIG', `rank_pattern or alpha_pattern: ${JSON.stringify(key)} is not a pattern`, {
+        cause,
+      });
     }
     // "^model.layers.0..." asks for the whole name.
     if (expression.test(module) || (key.startsWith('^') && new RegExp(`${key}$`).test(module))) return value;

@@ -43,7 +43,11 @@ export function checkBase(model: string, adapter: MergeAdapter): BaseCheck {
   return result('other', differences);
 }
 
-const lastComponent = (name: string): string => name.replace(/[/\\]+$/, '').split(/[/\\]/).pop() ?? name;
+const lastComponent = (name: string): string =>
+  name
+    .replace(/[/\\]+$/, '')
+    .split(/[/\\]/)
+    .pop() ?? name;
 
 /** Names that a folder goes by: its own, and the repository's in the hub's cache (models--ORG--NAME/snapshots/HASH). */
 function namesOf(model: string): Set<string> {
@@ -70,8 +74,12 @@ const text = (value: unknown): string => (value === undefined ? 'absent' : quote
 export function requireBase(checks: readonly BaseCheck[]): void {
   const other = checks.filter((check) => check.verdict === 'other');
   if (other.length === 0) return;
-  throw new NiftError('NIFT_MERGE_BASE', other.map((check) => `${check.adapter}: ${check.differences.slice(0, 4).join('; ')}`).join('; '), {
-    hint: 'To merge into a sibling of its base on purpose, add --lora-base (or --allow-base).',
-    details: { checks: other },
-  });
+  throw new NiftError(
+    'NIFT_MERGE_BASE',
+    other.map((check) => `${check.adapter}: ${check.differences.slice(0, 4).join('; ')}`).join('; '),
+    {
+      hint: 'To merge into a sibling of its base on purpose, add --lora-base (or --allow-base).',
+      details: { checks: other },
+    },
+  );
 }

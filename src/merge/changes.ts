@@ -51,14 +51,23 @@ export function collectChanges(source: RewriteSource, adapters: readonly MergeAd
       if (!change) continue;
       const [own, base] = [adapter.tensors.info(tensor).shape, source.info(change.from).shape];
       if (own.join() === base.join()) change.replaced.push({ adapter, tensor });
-      else problems.push(`${parameter} is [${own.join(', ')}] in the adapter, [${base.join(', ')}] in the base${vocabularyHint(parameter)}`);
+      else
+        problems.push(
+          `${parameter} is [${own.join(', ')}] in the adapter, [${base.join(', ')}] in the base${vocabularyHint(parameter)}`,
+        );
     }
   }
   if (problems.length > 0) throw mismatch(problems, adapters);
   const touchesTied = changes.has(EMBEDDING) || changes.has(LM_HEAD);
   const unties = tied && touchesTied && !staysTied(changes);
   if (unties && !changes.has(LM_HEAD))
-    changes.set(LM_HEAD, { target: LM_HEAD, from: source.has(LM_HEAD) ? LM_HEAD : EMBEDDING, lowRank: [], replaced: [], added: [] });
+    changes.set(LM_HEAD, {
+      target: LM_HEAD,
+      from: source.has(LM_HEAD) ? LM_HEAD : EMBEDDING,
+      lowRank: [],
+      replaced: [],
+      added: [],
+    });
   return { changes, unties };
 }
 
@@ -100,10 +109,14 @@ function mismatch(problems: string[], adapters: readonly MergeAdapter[]): NiftEr
   const total = adapters.reduce((count, adapter) => count + adapter.parts.length + adapter.replaced.size, 0);
   const shown = problems.slice(0, 3).join('; ');
   const more = problems.length > 3 ? `; and ${problems.length - 3} more` : '';
-  return new NiftError('NIFT_ADAPTER_MISMATCH', `${folders}: ${problems.length} of ${total} changes do not fit the base: ${shown}${more}`, {
-    hint: 'Is this the adapter of another model?',
-    details: { problems },
-  });
+  return new NiftError(
+    'NIFT_ADAPTER_MISMATCH',
+    `${folders}: ${problems.length} of ${total} changes do not fit the base: ${shown}${more}`,
+    {
+      hint: 'Is this the adapter of another model?',
+      details: { problems },
+    },
+  );
 }
 
 /** The factors of all adapters on one matrix, padded to the step of the kernel. */

@@ -25,13 +25,19 @@ export function mergeCard(plan: MergePlan, out: string): string {
     ]),
     ['Tensors changed', `${changes.changes.size} of ${rewrite.tensors}; all others are byte for byte those of the checkpoint`],
     ['Storage', options.dtype === undefined || options.dtype === 'keep' ? 'as in the checkpoint' : options.dtype],
-    ...(changes.unties ? [['Output matrix', 'was tied to the embedding, and is a tensor of its own now'] as [string, string]] : []),
+    ...(changes.unties
+      ? [['Output matrix', 'was tied to the embedding, and is a tensor of its own now'] as [string, string]]
+      : []),
     ['Arithmetic', 'W + s B A in float32, rounded once to nearest even'],
     ['Made by', `nift ${VERSION}`],
   ];
   const table = ['| | |', '|---|---|', ...facts.map(([name, value]) => `| ${name} | ${value.replaceAll('|', '\\|')} |`)];
   const note = other
-    ? ['', 'The adapter was trained on another checkpoint than the one it was merged into (lora-base).', ...bases.flatMap((base) => base.differences.map((line) => `- ${line}`))]
+    ? [
+        '',
+        'The adapter was trained on another checkpoint than the one it was merged into (lora-base).',
+        ...bases.flatMap((base) => base.differences.map((line) => `- ${line}`)),
+      ]
     : [];
   const usage = ['', '```', 'nift generate --model . --prompt "..."', '```', ''];
   return [...head, '', `# ${path.basename(path.resolve(out))}`, '', ...table, ...note, ...usage].join('\n');

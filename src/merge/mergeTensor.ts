@@ -80,7 +80,17 @@ async function rewriteNatively(
   const to = copies ? -1 : DTYPE_CODE[STORAGE_OF[dtype]!];
   const [count, width] = copies ? [source.byteLength, 1] : [rows, columns];
   try {
-    const result = await addon()!.rewriteTensor(source.fd, source.offset, from, sink.fd, sink.position, to, count, width, changes);
+    const result = await addon()!.rewriteTensor(
+      source.fd,
+      source.offset,
+      from,
+      sink.fd,
+      sink.position,
+      to,
+      count,
+      width,
+      changes,
+    );
     sink.wrote(rows * columns * SAFETENSORS_DTYPES[dtype], result.crc32);
     return result.largest;
   } catch (error) {

@@ -196,7 +196,11 @@ const bytesOf = (tensor: TensorDescription): number => byteLengthOf(tensor.dtype
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
 /** Headers hold names, shapes, dtypes and order of the output; sizes and times stand for the source's contents. */
-function planHash(source: RewriteSource, options: RewriteOptions, shards: readonly { file: string; header: Uint8Array }[]): string {
+function planHash(
+  source: RewriteSource,
+  options: RewriteOptions,
+  shards: readonly { file: string; header: Uint8Array }[],
+): string {
   const hash = createHash('sha256');
   hash.update(JSON.stringify([options.command, options.config, source.checkpoint.config]));
   for (const file of source.checkpoint.tensors.files) hash.update(`${file.path}:${file.byteLength}:${modified(file.path)}\n`);
@@ -370,7 +374,8 @@ async function settle(fd: number, file: string, toDisk: boolean): Promise<void> 
 /** A disk that is too small says so before the work is done. */
 function reserve(fd: number, file: string, bytes: number): void {
   const failure = addon()?.reserveFile(fd, bytes) ?? 0;
-  if (failure !== 0) throw ioError(Object.assign(new Error('fallocate'), { code: errnoName(failure) }), file, `reserve ${bytes} bytes`);
+  if (failure !== 0)
+    throw ioError(Object.assign(new Error('fallocate'), { code: errnoName(failure) }), file, `reserve ${bytes} bytes`);
 }
 
 const interrupted = (out: string): NiftError =>

@@ -13,7 +13,8 @@ const WEIGHTS = /\.(safetensors|bin|pt|pth|gguf|ggml|msgpack|h5|ot|onnx|pkl|ckpt
 /** Describes the source only; the output has its own. */
 const OWN = new Set(['README.md', MANIFEST_FILE, 'nift_run.json', 'nift_journal.jsonl']);
 /** Logs and states of the training that made the source. */
-const TRAINING = /^(trainer_(log\.jsonl|state\.json)|(train|all|eval)_results\.json|training_(loss|args).*|optimizer.*|scheduler.*|rng_state.*)$/;
+const TRAINING =
+  /^(trainer_(log\.jsonl|state\.json)|(train|all|eval)_results\.json|training_(loss|args).*|optimizer.*|scheduler.*|rng_state.*)$/;
 /** Chat templates may be many: transformers keeps them in this folder. */
 const FOLDERS = new Set(['additional_chat_templates']);
 const MAX_BYTES = 256 * 2 ** 20;
@@ -74,4 +75,3 @@ function withDtype(config: JsonObject, dtype: StorageDtype): JsonObject {
     }),
   );
 }
-

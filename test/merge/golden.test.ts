@@ -86,7 +86,10 @@ describe.skipIf(!hasShared)('golden merges', () => {
     await merge({ model, adapters: [{ folder: adapter }], out, sync: false, verify: 0 });
     const prompts = [Int32Array.of(1), Int32Array.of(1, 403, 407, 261, 378), Int32Array.of(1, 411, 391)];
     const texts: number[][][] = [];
-    for (const [folder, options] of [[model, { adapter }], [out, {}]] as const) {
+    for (const [folder, options] of [
+      [model, { adapter }],
+      [out, {}],
+    ] as const) {
       const loaded = await CausalLM.load(folder, { dtype: 'float32', ...options });
       const results = await generate(loaded, prompts, { maxNewTokens: 80 });
       texts.push(results.map((result) => [...result.outputIds]));
