@@ -6,6 +6,7 @@
       "native/linear_cross_entropy.cpp",
       "native/cached_attention.cpp",
       "native/causal_attention.cpp",
+      "native/gemm_dot.cpp",
       "native/gemm_f32.cpp",
       "native/peak.cpp",
       "native/convert.cpp",
@@ -108,14 +109,14 @@
           "target_name": "kernels_avx512bf16",
           "type": "static_library",
           "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mavx512bf16"],
-          "sources": ["native/gemm_bf16.cpp", "native/peak_bf16.cpp"],
+          "sources": ["native/gemm_bf16.cpp", "native/gemm_dot_bf16.cpp", "native/peak_bf16.cpp"],
           "defines": ["NIFT_ISA=avx512bf16"]
         },
         {
           "target_name": "kernels_amx",
           "type": "static_library",
           "cflags": ["-fPIC", "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
-          "sources": ["native/gemm_bf16.cpp", "native/peak_bf16.cpp"],
+          "sources": ["native/gemm_bf16.cpp", "native/gemm_dot_bf16.cpp", "native/peak_bf16.cpp"],
           "defines": ["NIFT_ISA=amx"]
         }
       ]

@@ -18,6 +18,9 @@
 namespace nift {
 namespace {
 
+constexpr int64_t kDotPieceBytes = int64_t(128) << 10;
+constexpr int64_t kMaxVectorRows = 2;                   // vectors stream W faster than tiles while they have little to do
+constexpr int64_t kMinDotDepth = 32;                    // shorter sums are cheaper in packed panels
 constexpr int64_t kMaxPackedBytes = int64_t(32) << 20;  // B is packed in pieces of at most this size
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -234,33 +237,57 @@ class Driver {
   bool stream_;
 };
 
-// Rows of op(A) as floats rounded to `compute`.
+// Rows of op(A) as floats rounded to `compute`; several rows an odd number of aligned cache lines apart.
 const float* load_rows(const Matrix& A, int64_t rows, int64_t K, DType compute, int64_t* ld) {
-  if (A.dtype == DType::F32 && compute == DType::F32 && !A.transposed) {
+  if (A.dtype == DType::F32 && compute == DType::F32 && !A.transposed && rows == 1) {
     *ld = A.ld;
     return static_cast<const float*>(A.data);
   }
   const DotKernels& kernels = kernels_gemm_dot();
   int64_t size = A.dtype == DType::F32 ? 4 : 2;
-  float* out = dot_rows.reserve<float>(size_t(rows * K + 1));
-  *ld = K;
+  int64_t stride = multiple(K, 32) + 16;
+  float* out = dot_rows.reserve<float>(size_t(rows * stride));
+  *ld = stride;
   for (int64_t m = 0; m < rows; m++) {
     const char* row = static_cast<const char*>(A.data) + (A.transposed ? m : m * A.ld) * size;
     if (!A.transposed) {
-      kernels.load(row, A.dtype, compute, K, out + m * K);
+      kernels.load(row, A.dtype, compute, K, out + m * stride);
     } else {
-      for (int64_t k = 0; k < K; k++) kernels.load(row + k * A.ld * size, A.dtype, compute, 1, out + m * K + k);
+      for (int64_t k = 0; k < K; k++) kernels.load(row + k * A.ld * size, A.dtype, compute, 1, out + m * stride + k);
     }
   }
   return out;
 }
 
+const DotBf16Kernels* choose_dot_bf16(const Problem& p) {
+#if defined(__x86_64__)
+  if (p.compute != DType::BF16 || p.B.dtype != DType::BF16) return nullptr;
+  const DotBf16Kernels* kernels = nullptr;
+  if (active_isa() >= Isa::Avx512Bf16) kernels = &avx512bf16::gemm_dot_bf16;
+  if (active_isa() == Isa::Amx && p.M > kMaxVectorRows && p.N >= amx::gemm_dot_bf16.min_columns) kernels = &amx::gemm_dot_bf16;
+  return kernels;
+#else
+  (void)p;
+  return nullptr;
+#endif
+}
+
 void dot_product(const Problem& p) {
+  // Pieces of about 128 KB of weights, a multiple of the rows that are read together.
+  int64_t row_bytes = std::max<int64_t>(1, p.K * (p.B.dtype == DType::F32 ? 4 : 2));
+  int64_t rows = std::min<int64_t>(kDotPieceBytes / row_bytes, ceil_div(p.N, 4 * num_threads()));
+  int64_t grain = multiple(std::max<int64_t>(1, rows), 16 * 3);
+  if (const DotBf16Kernels* kernels = choose_dot_bf16(p)) {
+    char* x = dot_rows.reserve<char>(size_t(kernels->x_bytes(int(p.M), p.K)) + 64);
+    kernels->pack_x(p.A, int(p.M), p.K, x);
+    parallel_for(p.N, multiple(grain, 64), [&](int64_t begin, int64_t end) {
+      kernels->dot(x, int(p.M), p.K, static_cast<const uint16_t*>(p.B.data), p.B.ld, p.N, begin, end, p.alpha, p.beta, p.bias,
+                   p.C, p.ldc);
+    });
+    return;
+  }
   int64_t ldx = 0;
   const float* x = load_rows(p.A, p.M, p.K, p.compute, &ldx);
-  // About 64 KB of weights a piece, a multiple of the rows that are read together.
-  int64_t row_bytes = std::max<int64_t>(1, p.K * (p.B.dtype == DType::F32 ? 4 : 2));
-  int64_t grain = multiple(std::max<int64_t>(1, std::min<int64_t>((64 << 10) / row_bytes, ceil_div(p.N, num_threads()))), 8);
   parallel_for(p.N, grain, [&](int64_t begin, int64_t end) {
     kernels_gemm_dot().dot(x, ldx, int(p.M), p.K, p.B.data, p.B.dtype, p.B.ld, p.compute, begin, end, p.alpha, p.beta, p.bias,
                            p.C, p.ldc);
@@ -269,7 +296,7 @@ void dot_product(const Problem& p) {
 
 void run(const Problem& p) {
   if (p.M <= 0 || p.N <= 0) return;
-  if (p.M <= kMaxDotRows && p.B.transposed && p.K > 0) {
+  if (p.M <= kMaxDotRows && p.B.transposed && p.K >= kMinDotDepth) {
     dot_product(p);
     if (!p.low_rank) return;
     const LowRank& low = *p.low_rank;

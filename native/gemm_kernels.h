@@ -45,15 +45,27 @@ struct DotKernels {
   void (*load)(const void* in, DType dtype, DType compute, int64_t n, float* out);
 };
 
-constexpr int kMaxDotRows = 4;
+// The same for w in bf16 and products of bf16, from packed x.
+struct DotBf16Kernels {
+  int min_columns;  // of w: with fewer rows than this, use another kernel
+  int64_t (*x_bytes)(int rows, int64_t K);
+  void (*pack_x)(const Matrix& x, int rows, int64_t K, void* out);
+  // Of the N rows of w those in [begin, end).
+  void (*dot)(const void* x, int rows, int64_t K, const uint16_t* w, int64_t ld, int64_t N, int64_t begin, int64_t end,
+              float alpha, float beta, const float* bias, float* y, int64_t ldy);
+};
+
+constexpr int kMaxDotRows = 16;
 
 #if defined(__x86_64__)
 namespace avx512bf16 {
 extern const GemmKernels gemm_bf16;
-}
+extern const DotBf16Kernels gemm_dot_bf16;
+}  // namespace avx512bf16
 namespace amx {
 extern const GemmKernels gemm_bf16;
-}
+extern const DotBf16Kernels gemm_dot_bf16;
+}  // namespace amx
 #endif
 
 }  // namespace nift

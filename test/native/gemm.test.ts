@@ -34,6 +34,12 @@ const SHAPES: [number, number, number][] = [
   [7, 65, 1025],
   [2, 5, 4097],
   [530, 9, 24],
+  // A few rows of x: rows of W in groups of 3, 4, 16 and 32 with a remainder, sums that end within a vector.
+  [2, 17, 100],
+  [8, 37, 70],
+  [9, 15, 40],
+  [11, 66, 33],
+  [16, 49, 96],
 ];
 const DTYPES: StorageDtype[] = ['float32', 'bfloat16', 'float16'];
 
