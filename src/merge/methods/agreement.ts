@@ -32,7 +32,7 @@ const TOKENIZER = 'tokenizer.json';
  * @returns sentences about differences that do not stand in the way
  * @throws NIFT_CHECKPOINT_MISMATCH listing all that do
  */
-export function requireAgreement(first: Member, others: readonly Member[]): string[] {
+export function requireAgreement(first: Member, others: readonly Member[], command = 'merge'): string[] {
   const problems: string[] = [];
   const notes: string[] = [];
   const vocabulary = new Set<string>();
@@ -61,11 +61,11 @@ export function requireAgreement(first: Member, others: readonly Member[]): stri
   if (problems.length === 0) return notes;
   const shown = problems.slice(0, 5).join('; ');
   const more = problems.length > 5 ? `; and ${problems.length - 5} more` : '';
-  throw new NiftError('NIFT_CHECKPOINT_MISMATCH', `merge: the models differ in ${problems.length} places: ${shown}${more}`, {
+  throw new NiftError('NIFT_CHECKPOINT_MISMATCH', `${command}: the models differ in ${problems.length} places: ${shown}${more}`, {
     hint:
       vocabulary.size > 0
         ? `The vocabularies have different sizes (${[...vocabulary].join('; ')}): tokens were added to one of them. Resize the embeddings of the other first.`
-        : 'Only models of one architecture and size can be merged.',
+        : 'The models must be of one architecture and size.',
     details: { problems },
   });
 }
