@@ -54,6 +54,9 @@ export { train, type TrainOptions } from './train/train.js';
 export { planTraining, type TrainingPlan } from './train/plan.js';
 export type { LogRow, OnEvent, StepEvent, TrainEvent, TrainResult } from './train/events.js';
 
+// Merging.
+export { merge, planMerge, runMerge, type MergeOptions, type MergePlan, type MergeResult } from './merge/merge.js';
+
 // Files.
 export { openSafetensors, type SafetensorsFile } from './formats/safetensors.js';
 export { writeSafetensors } from './formats/safetensorsWriter.js';

@@ -13,7 +13,7 @@ export class TensorSink {
   private done = 0;
 
   /**
-   * @param fd descriptor of the shard
+   * @param fd descriptor of the shard; -1 only counts and sums
    * @param offset bytes from its start to the tensor
    */
   constructor(
@@ -36,7 +36,7 @@ export class TensorSink {
   async write(bytes: Uint8Array): Promise<void> {
     this.claim(bytes.length);
     try {
-      for (let at = 0; at < bytes.length;)
+      for (let at = 0; this.fd >= 0 && at < bytes.length;)
         at += (await writeAt(this.fd, bytes, at, bytes.length - at, this.position + at)).bytesWritten;
     } catch (error) {
       throw ioError(error, this.path, 'write');
