@@ -4,12 +4,12 @@
  * Of the config only the keys that change the numbers matter. Those that ask for something other than plain LoRA are refused, because
  * ignoring them would give a wrong model; everything else is kept as it is and written back.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { NiftError } from '../errors.js';
 import { atomicFile } from './atomic.js';
-import { guardIo } from './io.js';
+import { guardIo, makeFolder } from './io.js';
 import { readJsonObject, stableJson, type JsonObject } from './jsonText.js';
 import { openSafetensors, type OpenOptions, type SafetensorsFile } from './safetensors.js';
 import { writeSafetensors, type TensorToWrite } from './safetensorsWriter.js';
@@ -141,7 +141,7 @@ export function newAdapterConfig(config: {
 
 /** Writes an adapter into a folder (made when absent), each file atomically, the weights last. @returns the file names */
 export function writeAdapter(folder: string, config: AdapterConfig, tensors: Iterable<TensorToWrite>): string[] {
-  guardIo(folder, 'create', () => mkdirSync(folder, { recursive: true }));
+  guardIo(folder, 'create', () => makeFolder(folder));
   const text = stableJson({ ...config, inference_mode: true }).replace(/^( {2}"lora_dropout": -?\d+)(,?)$/m, '$1.0$2');
   atomicFile(path.join(folder, ADAPTER_CONFIG_FILE), text);
   writeSafetensors(path.join(folder, ADAPTER_WEIGHTS_FILE), tensors);

@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { NiftError } from '../errors.js';
-import { guardIo, ioError, openForReading, syncFolder, writeFully } from './io.js';
+import { guardIo, ioError, makeFolder, openForReading, syncFolder, writeFully } from './io.js';
 
 /** Text, bytes, or a function that writes to an open descriptor. */
 export type FileContent = string | Uint8Array | ((fd: number) => void);
@@ -91,7 +91,7 @@ export function atomicFolderSync<T>(folder: string, fill: (temporary: string) =>
 function prepareFolder(folder: string, options: FolderOptions): string {
   const target = path.resolve(folder);
   return guardIo(folder, 'create', () => {
-    mkdirSync(path.dirname(target), { recursive: true });
+    makeFolder(path.dirname(target));
     removeStale(target);
     if (!options.replace && existsSync(target) && (!statSync(target).isDirectory() || readdirSync(target).length > 0))
       throw new NiftError('NIFT_OUTPUT_DIR', `${folder}: already exists and is not empty`, {

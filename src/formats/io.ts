@@ -1,5 +1,6 @@
 /** File system calls of this folder: every failure leaves as a NiftError that names the path. */
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, statSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, fsyncSync, mkdirSync, openSync, readSync, statSync, writeSync } from 'node:fs';
+import path from 'node:path';
 import { NiftError } from '../errors.js';
 
 /** The most that one read or write call moves: some kernels refuse 2^31 bytes and more. */
@@ -34,6 +35,18 @@ export function guardIo<T>(file: string, action: string, call: () => T): T {
     return call();
   } catch (error) {
     throw ioError(error, file, action);
+  }
+}
+
+/** Makes a folder and its parents. Node's own `recursive` never returns where a folder cannot be made, as in /proc. */
+export function makeFolder(folder: string): void {
+  if (existsSync(folder)) return;
+  makeFolder(path.dirname(path.resolve(folder)));
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    // Somebody else was faster.
+    if (errno(error) !== 'EEXIST') throw error;
   }
 }
 

@@ -2,11 +2,11 @@
  * JSON Lines: a streaming reader whose errors name file and line, an atomic writer, and an append-only journal.
  * A byte order mark, CRLF and blank lines are accepted; memory is bounded by the longest line.
  */
-import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync } from 'node:fs';
 import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { atomicFile } from './atomic.js';
-import { guardIo, openForReading, syncFolder, writeFully } from './io.js';
+import { guardIo, makeFolder, openForReading, syncFolder, writeFully } from './io.js';
 import { decodeUtf8, type JsonValue } from './jsonText.js';
 
 export interface JsonlRow<T = JsonValue> {
@@ -164,7 +164,7 @@ export class Journal<T = JsonValue> {
       }
     }
     const fd = guardIo(file, 'open', () => {
-      mkdirSync(path.dirname(file), { recursive: true });
+      makeFolder(path.dirname(file));
       const descriptor = openSync(file, 'a');
       if (whole < size) ftruncateSync(descriptor, whole);
       fsyncSync(descriptor);

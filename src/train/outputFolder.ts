@@ -3,12 +3,12 @@
  * `nift_run.json` marks a folder as ours; it is written before anything else and again, with `finished`, after all else.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, readSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readdirSync, readSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import type { RecipeValues } from '../config/recipe.js';
 import { NiftError } from '../errors.js';
 import { atomicFile } from '../formats/atomic.js';
-import { guardIo } from '../formats/io.js';
+import { guardIo, makeFolder } from '../formats/io.js';
 import { VERSION } from '../version.js';
 
 export const RUN_FILE = 'nift_run.json';
@@ -79,7 +79,7 @@ export function claimFolder(folder: string, overwrite: boolean): void {
   if (existsSync(folder) && !statSync(folder).isDirectory())
     throw new NiftError('NIFT_OUTPUT_DIR', `output_dir ${folder}: is a file, expected a folder`);
   const names = guardIo(folder, 'create the folder', () => {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     return readdirSync(folder);
   });
   if (overwrite) {
