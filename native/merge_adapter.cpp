@@ -68,6 +68,57 @@ NIFT_INLINE void low_rank(const float* __restrict a, int64_t stride, const float
   }
 }
 
+NIFT_INLINE float load_value(const void* in, DType dtype, int64_t at) {
+  if (dtype == DType::F32) return static_cast<const float*>(in)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(in)[at];
+  return dtype == DType::BF16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+NIFT_INLINE void store_value(float value, void* out, DType dtype, int64_t at) {
+  if (dtype == DType::F32)
+    static_cast<float*>(out)[at] = value;
+  else
+    static_cast<uint16_t*>(out)[at] = dtype == DType::BF16 ? float_to_bf16(value) : float_to_f16(value);
+}
+
+// One adapter of rank 8, the usual case: everything in registers from load to store. The types are constants after inlining.
+NIFT_INLINE uint32_t fused_row(const void* in, DType in_dtype, void* out, DType out_dtype, int64_t at, int64_t n, const float* a,
+                               int64_t stride, const float* b, float factor) {
+  const float b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3], b4 = b[4], b5 = b[5], b6 = b[6], b7 = b[7];
+  uint32_t largest = 0;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; i++) {
+    const float* p = a + i;
+    const float delta = b0 * p[0] + b1 * p[stride] + b2 * p[2 * stride] + b3 * p[3 * stride] + b4 * p[4 * stride] +
+                        b5 * p[5 * stride] + b6 * p[6 * stride] + b7 * p[7 * stride];
+    const float value = load_value(in, in_dtype, at + i) + factor * delta;
+    const uint32_t magnitude = float_to_bits(value) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+    store_value(value, out, out_dtype, at + i);
+  }
+  return largest;
+}
+
+static uint32_t merge_fused(const void* in, DType in_dtype, void* out, DType out_dtype, int64_t first, int64_t rows,
+                            int64_t columns, const LowRankChange& change) {
+  const float factor = change.scaling * change.weight;
+  const bool bf16 = in_dtype == DType::BF16 && out_dtype == DType::BF16, f16 = in_dtype == DType::F16 && out_dtype == DType::F16;
+  uint32_t largest = 0;
+  for (int64_t begin = 0; begin < columns; begin += kTile) {
+    const int64_t n = columns - begin < kTile ? columns - begin : kTile;
+    const float* a = change.a + begin;
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t at = row * columns + begin;
+      const float* b = change.b + (first + row) * kRankStep;
+      const uint32_t magnitude = bf16  ? fused_row(in, DType::BF16, out, DType::BF16, at, n, a, columns, b, factor)
+                                 : f16 ? fused_row(in, DType::F16, out, DType::F16, at, n, a, columns, b, factor)
+                                       : fused_row(in, DType::F32, out, DType::F32, at, n, a, columns, b, factor);
+      largest = magnitude > largest ? magnitude : largest;
+    }
+  }
+  return largest;
+}
+
 static uint32_t merge_plain(const void* in, DType in_dtype, void* out, DType out_dtype, int64_t first, int64_t rows,
                             int64_t columns, const LowRankChange* changes, int64_t count) {
   uint32_t largest = 0;
@@ -142,6 +193,8 @@ static uint32_t merge_rows(const void* in, DType in_dtype, void* out, DType out_
   for (int64_t k = 0; k < count; k++)
     if (changes[k].magnitude)
       return merge_with_norms(in, in_dtype, out, out_dtype, first, rows, columns, changes, count, scratch);
+  if (count == 1 && changes[0].rank == kRankStep && in_dtype == out_dtype)
+    return merge_fused(in, in_dtype, out, out_dtype, first, rows, columns, changes[0]);
   return merge_plain(in, in_dtype, out, out_dtype, first, rows, columns, changes, count);
 }
 

@@ -1,10 +1,10 @@
 /** `nift merge`: adapters into a checkpoint. Plan first (headers only), then one pass, then a check of what was written. */
-import { closeSync } from 'node:fs';
+import { closeSync, existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { NiftError } from '../errors.js';
 import { ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE } from '../formats/adapter.js';
 import { sha256File } from '../formats/atomic.js';
-import { openForReading } from '../formats/io.js';
+import { guardIo, openForReading } from '../formats/io.js';
 import type { JsonObject } from '../formats/jsonText.js';
 import { EMBEDDING, LM_HEAD } from '../model/parameters.js';
 import { openMergeAdapter, type MergeAdapter } from './adapterFile.js';
@@ -24,6 +24,9 @@ import {
   type RunOptions,
 } from './rewrite.js';
 import { verifyMerge, type VerifyReport } from './verify.js';
+
+/** What `nift train` writes beside an adapter (src/train/result.ts). */
+const TEMPLATE_FILE = 'nift_template.json';
 
 export interface MergeOptions {
   model: string;
@@ -92,6 +95,7 @@ function assemble(
     dtype,
     ...(options.maxShardBytes === undefined ? {} : { maxShardBytes: options.maxShardBytes }),
     inputs: adapters.map((adapter) => adapter.folder),
+    extraFiles: templateOf(adapters),
     tensorTransform: (name, _entry, source) => {
       const all = collect(source).changes;
       const planned: PlannedTensor[] = [];
@@ -106,6 +110,16 @@ function assemble(
   const plan = { options, rewrite, adapters, changes: changes!, bases, close: () => (rewrite.source.close(), close()) };
   if (!plan.changes.unties) delete rewrite.options.editConfig;
   return plan;
+}
+
+/** The template that an adapter was trained with goes along; where adapters disagree, none does. */
+function templateOf(adapters: readonly MergeAdapter[]): Map<string, Uint8Array> {
+  const texts = adapters
+    .map((adapter) => path.join(adapter.folder, TEMPLATE_FILE))
+    .filter((file) => existsSync(file))
+    .map((file) => guardIo(file, 'read', () => readFileSync(file)));
+  const [first, ...others] = texts;
+  return first !== undefined && others.every((text) => text.equals(first)) ? new Map([[TEMPLATE_FILE, first]]) : new Map();
 }
 
 /** lm_head.weight is the embedding. */

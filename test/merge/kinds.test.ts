@@ -250,11 +250,13 @@ describe('the output folder', () => {
     const model = makeModel(fresh('model'), { dtype: 'BF16', maxShardBytes: 6000 });
     writeFileSync(path.join(model, 'pytorch_model.bin'), 'old');
     const folder = makeAdapter(fresh('adapter'), { base_model_name_or_path: model }, lora(Q, 4, HIDDEN, HIDDEN, 1));
+    writeFileSync(path.join(folder, 'nift_template.json'), '{}');
     const out = await mergeInto(model, [{ folder }], { maxShardBytes: 5000 });
     const names = readdirSync(out);
     expect(names).toEqual(
       expect.arrayContaining([
         'LICENSE',
+        'nift_template.json',
         'config.json',
         'generation_config.json',
         'tokenizer_config.json',
