@@ -83,7 +83,7 @@ export function combineAdapters(options: CombineOptions): AdapterReport {
   }
 }
 
-const listsLayers = (adapter: MergeAdapter): boolean => (adapter.config as JsonObject)['layers_to_transform'] != null;
+const listsLayers = (adapter: MergeAdapter): boolean => ((adapter.config as JsonObject)['layers_to_transform'] ?? null) !== null;
 
 /** Pairs of one module from all adapters, B times weight and scaling. */
 function groupByModule(adapters: readonly MergeAdapter[]): Map<string, LoraPair[]> {

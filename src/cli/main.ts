@@ -1,10 +1,13 @@
 /** `nift`: parses the command line and hands over to one file per command. */
 import { Command, CommanderError } from 'commander';
 import { VERSION } from '../version.js';
+import { registerAdapter } from './adapter.js';
 import { registerChat } from './chat.js';
 import { registerDemo } from './demo.js';
+import { registerDiff } from './diff.js';
 import { registerDoctor } from './doctor.js';
 import { registerExport } from './export.js';
+import { registerExtract } from './extract.js';
 import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { EXIT } from './io.js';
@@ -35,6 +38,9 @@ Exit codes: 0 done, 1 failed, 2 bad usage or input, 130/143 stopped and saved.`,
     registerChat,
     registerScore,
     registerMerge,
+    registerExtract,
+    registerAdapter,
+    registerDiff,
     registerExport,
     registerInspect,
     registerDoctor,

@@ -18,10 +18,10 @@ import {
   style,
   warn,
 } from './io.js';
+import { methodOptions, type MethodFlags, requireMethod, runMethod } from './mergeMethods.js';
 import { wholeNumber } from './session.js';
 
-interface MergeFlags extends CommonOptions {
-  model?: string;
+interface MergeFlags extends CommonOptions, MethodFlags {
   adapter: { folder: string; weight: number }[];
   out?: string;
   dtype: 'keep' | 'float16' | 'bfloat16' | 'float32';
@@ -67,12 +67,15 @@ export function parseAdapter(text: string, previous: MergeFlags['adapter'] = [])
 }
 
 async function run(flags: MergeFlags): Promise<number> {
-  if (flags.model === undefined) throw new NiftError('NIFT_USAGE', '--model DIR is missing: the checkpoint to merge into');
+  if (flags.method !== undefined) return runMethod(flags, flags.adapter.length);
+  requireMethod(flags);
+  const [model] = flags.model ?? [];
+  if (model === undefined) throw new NiftError('NIFT_USAGE', '--model DIR is missing: the checkpoint to merge into');
   if (flags.adapter.length === 0) throw new NiftError('NIFT_USAGE', '--adapter DIR is missing: the adapter to merge');
   if (flags.out === undefined) throw new NiftError('NIFT_USAGE', '--out DIR is missing: the folder to write');
   const { mergePlanReport, planMerge, runMerge } = await import('../merge/merge.js');
   const plan = planMerge({
-    model: flags.model,
+    model,
     adapters: flags.adapter,
     dtype: flags.dtype,
     maxShardBytes: flags.maxShardSize,
@@ -180,12 +183,16 @@ function renderMergePlan(plan: MergePlan, report: ReturnType<typeof import('../m
 }
 
 export function registerMerge(program: Command): void {
-  common(
+  const command = common(
     program
       .command('merge')
-      .description('write a checkpoint with adapters merged into it')
+      .description('write a checkpoint with adapters merged into it, or, with --method, of several models')
       // Not requiredOption: commander would complain about it before it names a misspelled flag.
-      .option('--model <dir>', 'folder of the checkpoint to merge into (required)')
+      .option(
+        '--model <dir>',
+        'folder of the checkpoint to merge into (required); with --method DIR[@weight], several times',
+        (text: string, all: string[] = []) => [...all, text],
+      )
       .option('--adapter <dir[@weight]>', 'folder of a PEFT adapter; may be given several times (required)', parseAdapter, [])
       .option('--out <dir>', 'folder to write (required)')
       .addOption(
@@ -209,5 +216,6 @@ export function registerMerge(program: Command): void {
       .option('--resume', 'go on with the same merge where it was interrupted')
       .option('--overwrite', 'replace the output folder')
       .option('--no-sync', 'do not wait for the disk (like cp): a power failure may lose the output'),
-  ).action(action(run));
+  );
+  methodOptions(command).action(action(run));
 }

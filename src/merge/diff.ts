@@ -22,7 +22,7 @@ export interface TensorDifference {
   differing: number;
   /** Largest |b - a|; null for tensors without floats. NaN against a number counts as infinite. */
   maxAbs: number | null;
-  /** |b - a| / |a|, Frobenius norms. */
+  /** |b - a| / |a|, Frobenius norms; infinite as `maxAbs`. */
   relative: number | null;
 }
 
@@ -149,12 +149,13 @@ function compareFloats(own: StoredTensor, other: StoredTensor): Compared {
     const y = readers[1].read(first, count);
     for (let i = 0; i < count; i++) {
       const value = x[i]!;
-      norm += value * value;
-      const change = Math.abs(y[i]! - value);
+      if (Number.isFinite(value)) norm += value * value;
       // Equal values, infinities and NaN on both sides included, are no difference.
-      if (change === 0 || Object.is(y[i], value)) continue;
+      if (y[i] === value || Object.is(y[i], value)) continue;
+      const difference = Math.abs(y[i]! - value);
+      const change = Number.isNaN(difference) ? Infinity : difference;
       differing++;
-      maxAbs = Number.isNaN(change) ? Infinity : Math.max(maxAbs, change);
+      maxAbs = Math.max(maxAbs, change);
       delta += change * change;
     }
   });

@@ -369,22 +369,23 @@ describe('models that do not fit', () => {
   });
 });
 
+/** A value for each element out of few, so that many magnitudes are equal; zeros and denormals among them. */
+function fewValues(length: number): Float32Array {
+  const random = new Random(3);
+  return Float32Array.from({ length }, () => (random.integer(7) - 3) * (random.integer(2) ? 1e-40 : 0.5));
+}
+
 describe('trim', () => {
-  it('keeps exactly the largest magnitudes, ties in order, whatever the blocks', () => {
-    const random = new Random(3);
-    for (const length of [1, 7, 1000]) {
-      // Few distinct values, so that many are equal at the threshold; zeros and denormals among them.
-      const values = Float32Array.from({ length }, () => (random.integer(7) - 3) * (random.integer(2) ? 1e-40 : 0.5));
-      for (const keep of [1, Math.ceil(length / 3), length]) {
-        const expected = trimmed([...values], keep / length);
-        for (const block of [1, 3, length]) {
-          const trim = new Trim(keep);
-          const own = Float32Array.from(values);
-          for (const pass of ['countHigh', 'countLow', 'apply'] as const)
-            for (let at = 0; at < length; at += block) trim[pass](own.subarray(at, at + block));
-          expect([...own].map((x) => x + 0)).toEqual(expected.map((x) => x + 0));
-        }
-      }
-    }
+  const cases = [1, 7, 1000].flatMap((length) =>
+    [1, Math.ceil(length / 3), length].flatMap((keep) => [1, 3, length].map((block) => ({ length, keep, block }))),
+  );
+  it.each(cases)('keeps the $keep largest of $length, ties in order, in blocks of $block', ({ length, keep, block }) => {
+    const values = fewValues(length);
+    const trim = new Trim(keep);
+    const own = Float32Array.from(values);
+    for (const pass of ['countHigh', 'countLow', 'apply'] as const)
+      for (let at = 0; at < length; at += block) trim[pass](own.subarray(at, at + block));
+    // + 0: a zero's sign means nothing.
+    expect([...own].map((x) => x + 0)).toEqual(trimmed([...values], keep / length).map((x) => x + 0));
   });
 });
