@@ -55,6 +55,11 @@ export { planTraining, type TrainingPlan } from './train/plan.js';
 export type { LogRow, OnEvent, StepEvent, TrainEvent, TrainResult } from './train/events.js';
 
 // Merging.
+export { combineAdapters, resizeAdapter, scaleAdapter, type AdapterReport } from './adapter/combine.js';
+export { convertAdapter, type ConvertReport } from './adapter/convert.js';
+export { extractAdapter, type ExtractOptions, type ExtractReport } from './adapter/extract.js';
+export { diffModels, type DiffReport } from './merge/diff.js';
+export { MERGE_METHODS, mergeModels, planMergeModels, type MergeModelsOptions } from './merge/methods/index.js';
 export { merge, planMerge, runMerge, type MergeOptions, type MergePlan, type MergeResult } from './merge/merge.js';
 
 // Files.
