@@ -128,7 +128,7 @@ function sentencePiece(
   // Backwards, so that the best rank of a token stays.
   for (let rank = merges.length - 1; rank >= 0; rank--) {
     const id = ids.get(merges[rank]!.join(''));
-    if (id !== undefined) scores[id] = -rank;
+    if (id !== undefined) scores[id] = 0 - rank;
   }
   return [
     ['tokenizer.ggml.model', text('llama')],
