@@ -40,7 +40,8 @@ function check(adapter: string, model: string): void {
   expect(gguf.value('general.type')).toBe('adapter');
   expect(gguf.value('adapter.type')).toBe('lora');
   const alpha = gguf.value('adapter.lora.alpha') as number;
-  const { config, tensors, close } = readAdapter(adapter);
+  const source = readAdapter(adapter);
+  const { config, tensors } = source;
   expect(gguf.tensors.size).toBe(tensors.names().length);
   for (const name of tensors.names().filter((candidate) => candidate.includes('lora_A'))) {
     const [, layer, module] = /layers\.(\d+)\.\w+\.(\w+)\.lora_A/.exec(name)!;
@@ -61,7 +62,7 @@ function check(adapter: string, model: string): void {
     }
     expect(worst, name).toBeLessThan(2e-7);
   }
-  close();
+  source.close();
   gguf.close();
 }
 

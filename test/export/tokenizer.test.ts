@@ -22,9 +22,10 @@ const values = (result: TokenizerExport): Record<string, Scalar | readonly Scala
   Object.fromEntries(result.metadata.map(([key, { value }]) => [key.replace('tokenizer.ggml.', ''), value]));
 
 /** Adds to the plain tokenizer of the fixtures. */
-function changed(change: (json: Record<string, any>) => void): Record<string, any> {
-  // eslint-disable-line @typescript-eslint/no-explicit-any
-  const json = characterTokenizer(8, 1) as Record<string, unknown>;
+type Json = Record<string, unknown> & { model: Record<string, unknown>; added_tokens: object[] };
+
+function changed(change: (json: Json) => void): Json {
+  const json = characterTokenizer(8, 1) as Json;
   change(json);
   return json;
 }
@@ -59,10 +60,10 @@ describe('SentencePiece-like', () => {
 
   it('keeps user-defined tokens, names ids without a token, and takes the best rank', () => {
     const json = changed((value) => {
-      value['model'].vocab = { a: 0, '<s>': 1, b: 2, ab: 3 };
-      value['model'].merges = ['a b', 'a b'];
-      value['model'].unk_token = null;
-      value['added_tokens'].push({ id: 5, content: '<x>', special: false }, { id: 6, content: '<|y|>', special: false });
+      value.model.vocab = { a: 0, '<s>': 1, b: 2, ab: 3 };
+      value.model.merges = ['a b', 'a b'];
+      value.model.unk_token = null;
+      value.added_tokens.push({ id: 5, content: '<x>', special: false }, { id: 6, content: '<|y|>', special: false });
     });
     const result = tokenizerMetadata(write({ 'tokenizer.json': json }), { vocabSize: 8 });
     expect(values(result)).toMatchObject({
@@ -147,7 +148,7 @@ describe('any', () => {
   it('refuses ids beyond the embedding, other models, and a missing file', () => {
     const target = write({ 'tokenizer.json': characterTokenizer(8, 1) });
     expect(() => tokenizerMetadata(target, { vocabSize: 7 })).toThrow(code('NIFT_TOKENIZER'));
-    const unigram = changed((json) => (json['model'] = { type: 'Unigram', unk_id: 0, vocab: [['a', -1]] }));
+    const unigram = changed((json) => (json.model = { type: 'Unigram', unk_id: 0, vocab: [['a', -1]] }));
     expect(() => tokenizerMetadata(write({ 'tokenizer.json': unigram }), { vocabSize: 8 })).toThrow(
       expect.objectContaining({ code: expect.stringMatching(/^NIFT_(EXPORT_)?TOKENIZER$/) }),
     );
