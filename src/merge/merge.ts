@@ -119,7 +119,9 @@ function templateOf(adapters: readonly MergeAdapter[]): Map<string, Uint8Array> 
     .filter((file) => existsSync(file))
     .map((file) => guardIo(file, 'read', () => readFileSync(file)));
   const [first, ...others] = texts;
-  return first !== undefined && others.every((text) => text.equals(first)) ? new Map([[TEMPLATE_FILE, first]]) : new Map();
+  return first !== undefined && others.every((text) => text.equals(first))
+    ? new Map([[TEMPLATE_FILE, first]])
+    : new Map<string, Uint8Array>();
 }
 
 /** lm_head.weight is the embedding. */

@@ -34,7 +34,7 @@ import { INDEX_FILE } from '../formats/shards.js';
 import { isBusy, isIntact, JOURNAL_FILE, readJournal, recordShard, startJournal, type ShardRecord } from './journal.js';
 import { errnoName, FILE_DTYPE, mergeTensor, STORAGE_OF, type LowRankChange, type StoredTensor } from './mergeTensor.js';
 import { checkOutputFolder, checkSpace, partialFolder } from './outputFolder.js';
-import { configWithDtype, sideFilesOf, writeSideFiles } from './sideFiles.js';
+import { configWithDtype, sideBytes, sideFilesOf, writeSideFiles } from './sideFiles.js';
 import { TensorSink } from './tensorSink.js';
 
 const sync = promisify(fsync);
@@ -150,8 +150,6 @@ export interface RewritePlan {
 
 /** Blocks of source and output, and two rows of float32, for one thread (native/bindings/merge_adapter.cpp), generously. */
 const BLOCK_BYTES = 4 << 20;
-/** Not tensors: the manifest, configs, the tokenizer. */
-const SIDE_BYTES = 64 << 20;
 
 /** Plans from headers alone. The caller closes `plan.source`. */
 export function planRewrite(options: RewriteOptions): RewritePlan {
@@ -246,7 +244,8 @@ export async function runRewrite(plan: RewritePlan, run: RunOptions): Promise<Re
   const partial = partialFolder(run.out);
   const { kept, discarded } = takeUp(partial, plan, run);
   const finished = new Map(kept.map((shard) => [shard.file, shard]));
-  checkSpace(run.out, sum(plan.shards.filter((shard) => !finished.has(shard.file)).map((shard) => shard.bytes)) + SIDE_BYTES);
+  const missing = plan.shards.filter((shard) => !finished.has(shard.file));
+  checkSpace(run.out, sum(missing.map((shard) => shard.bytes)) + sideBytes(plan.options.model, plan.sideFiles.carried));
   guardIo(partial, 'create', () => mkdirSync(partial, { recursive: true }));
   try {
     startJournal(partial, plan.hash, kept);

@@ -35,6 +35,15 @@ export function sideFilesOf(folder: string): { carried: string[]; left: string[]
   return { carried, left };
 }
 
+/** Bytes of those files on disk, with room for config, card and manifest. */
+export function sideBytes(folder: string, names: readonly string[]): number {
+  const sizes = names.map((name) => guardIo(path.join(folder, name), 'look at', () => statSync(path.join(folder, name)).size));
+  return sizes.reduce((total, size) => total + size + BLOCK, 8 * BLOCK);
+}
+
+/** Files take whole blocks. */
+const BLOCK = 4096;
+
 export interface SideFiles {
   config: JsonObject;
   /** config.json can be copied byte for byte. */

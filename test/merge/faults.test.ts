@@ -289,11 +289,11 @@ describe('folders', () => {
 });
 
 /** A small file system of its own, where the machine lets us have one. */
-function smallDisk(megabytes: number): string | null {
+function smallDisk(kilobytes: number): string | null {
   const folder = fresh('disk');
   mkdirSync(folder);
   try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${megabytes}m`, 'tmpfs', folder], { stdio: 'ignore' });
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${kilobytes}k`, 'tmpfs', folder], { stdio: 'ignore' });
     mounted.push(folder);
     return folder;
   } catch {
@@ -307,7 +307,7 @@ afterAll(() => {
 
 describe('a full disk', () => {
   it('is known before anything is written', async (context) => {
-    const disk = smallDisk(2);
+    const disk = smallDisk(48);
     if (disk === null) return context.skip();
     await expect(merge({ ...plain, out: path.join(disk, 'out') })).rejects.toMatchObject({
       code: 'NIFT_DISK_FULL',
@@ -317,7 +317,7 @@ describe('a full disk', () => {
   });
 
   it('keeps what is finished for --resume', async (context) => {
-    const disk = smallDisk(80);
+    const disk = smallDisk(4096);
     if (disk === null) return context.skip();
     const out = path.join(disk, 'out');
     const filler = path.join(disk, 'filler');
