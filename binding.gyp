@@ -19,7 +19,8 @@
       "native/embedding.cpp",
       "native/dropout.cpp",
       "native/adamw.cpp",
-      "native/merge_adapter.cpp"
+      "native/merge_adapter.cpp",
+      "native/quantize.cpp"
     ],
     "sources": [
       "native/addon.cpp",
@@ -54,7 +55,8 @@
       "native/bindings/peak.cpp",
       "native/bindings/linear.cpp",
       "native/crc32.cpp",
-      "native/bindings/merge_adapter.cpp"
+      "native/bindings/merge_adapter.cpp",
+      "native/bindings/quantize.cpp"
     ]
   },
   "target_defaults": {

@@ -31,6 +31,7 @@ extern const Entry linear_entries[];
 extern const Entry peak_entries[];
 extern const Entry mapped_file_entries[];
 extern const Entry merge_adapter_entries[];
+extern const Entry quantize_entries[];
 
 namespace {
 
@@ -46,6 +47,7 @@ const Entry* const families[] = {
     simd_math_entries,        gemm_entries,
     linear_entries,           peak_entries,
     mapped_file_entries,      merge_adapter_entries,
+    quantize_entries,
 };
 
 // glibc raises its threshold for mapped blocks with every large block that is freed, after which tensors of changing sizes

@@ -22,6 +22,12 @@ export interface AddonConvert {
   floatToHalf(values: Float32Array, dtype: 1 | 2, out: Uint16Array): void;
 }
 
+/** ggml's block formats. native/bindings/quantize.cpp */
+export interface AddonQuantize {
+  /** Q8_0: 34 bytes for every 32 values. False when a value or scale is not finite. */
+  quantizeQ8(values: Float32Array, out: Uint8Array): boolean;
+}
+
 /** File mappings shared by reference count; `handle` is opaque. native/bindings/mapped_file.cpp */
 export interface AddonMappedFile {
   /** Maps the first `size` bytes of an open descriptor, which may be closed afterwards. Throws where the platform refuses. */
@@ -384,6 +390,7 @@ export interface Addon
     AddonRuntime,
     AddonStockOps,
     AddonConvert,
+    AddonQuantize,
     AddonMappedFile,
     AddonMergeAdapter,
     AddonGemm,

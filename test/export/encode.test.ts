@@ -1,6 +1,7 @@
 /** Rounding of weights: against float64 definitions, with the addon and without. */
-import { describe, expect, it } from 'vitest';
-import { encode } from '../../src/export/gguf/encode.js';
+import { afterAll, describe, expect, it } from 'vitest';
+import { addon } from '../../src/backend/addon.js';
+import { encode, quantizeQ8Reference } from '../../src/export/gguf/encode.js';
 import { halfValue } from '../../src/formats/half.js';
 import { normalArray } from '../../src/random.js';
 
@@ -19,16 +20,19 @@ function blocksOf(bytes: Uint8Array): Block[] {
 
 const single = (values: number[]): Float32Array => Float32Array.from({ length: 32 }, (_, i) => values[i] ?? 0);
 
-describe('Q8_0', () => {
+describe.each([
+  ['in use', (values: Float32Array) => encode(values, 'Q8_0')],
+  ['without the addon', quantizeQ8Reference],
+])('Q8_0, %s', (_, quantize) => {
   it('rounds halves away from zero, scale 1 for a largest value of 127', () => {
-    const [block] = blocksOf(encode(single([127, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.49999997, -127, 126.5]), 'Q8_0')!);
+    const [block] = blocksOf(quantize(single([127, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.49999997, -127, 126.5]))!);
     expect(block!.scale).toBe(1);
     expect([...block!.quants.subarray(0, 10)]).toEqual([127, 1, -1, 2, -2, 3, -3, 0, -127, 127]);
   });
 
   it('scales each block by its own largest magnitude', () => {
     const [first, second, zero] = blocksOf(
-      encode(Float32Array.from([...single([-254]), ...single([0, 12.7]), ...single([])]), 'Q8_0')!,
+      quantize(Float32Array.from([...single([-254]), ...single([0, 12.7]), ...single([])]))!,
     );
     expect([first!.scale, first!.quants[0]]).toEqual([2, -127]);
     expect(second!.scale).toBe(halfValue(0x2e66, 'F16')); // 0.1 to nearest
@@ -38,7 +42,7 @@ describe('Q8_0', () => {
 
   it('is within half a step of every value', () => {
     const values = normalArray(32 * 200, 0.02, 1, 0);
-    blocksOf(encode(values, 'Q8_0')!).forEach(({ scale, quants }, block) => {
+    blocksOf(quantize(values)!).forEach(({ scale, quants }, block) => {
       const part = values.subarray(block * 32, block * 32 + 32);
       const step = Math.max(...part.map(Math.abs)) / 127;
       part.forEach((value, i) => {
@@ -50,8 +54,28 @@ describe('Q8_0', () => {
   });
 
   it('refuses what is not finite, or has no scale in fp16', () => {
-    for (const bad of [NaN, Infinity, -Infinity, 65504 * 128]) expect(encode(single([1, bad]), 'Q8_0')).toBeNull();
-    expect(encode(single([65504 * 127]), 'Q8_0')).not.toBeNull();
+    for (const bad of [NaN, Infinity, -Infinity, 65504 * 128]) expect(quantize(single([1, bad]))).toBeNull();
+    expect(quantize(single([65504 * 127]))).not.toBeNull();
+  });
+});
+
+describe.skipIf(!addon())('the addon', () => {
+  const { isas = [], isa = '' } = addon()?.runtimeInfo() ?? {};
+  afterAll(() => addon()?.setIsa(isa));
+
+  it.each(isas)('quantises like the reference, bit for bit: %s', (name) => {
+    addon()!.setIsa(name);
+    const values = normalArray(32 * 3000, 1, 2, 0);
+    for (let block = 0; block < 3000; block++) {
+      const part = values.subarray(block * 32, block * 32 + 32);
+      // All magnitudes, and in every third block multiples of half a step.
+      const factor = 2 ** ((block % 140) - 130);
+      if (block % 3 === 0) part.forEach((_, i) => (part[i] = i === 0 ? 127 : ((i * 7919 + block) % 509) / 2 - 127));
+      part.forEach((value, i) => (part[i] = value * factor));
+    }
+    const expected = quantizeQ8Reference(values)!;
+    expect(Buffer.compare(encode(values, 'Q8_0')!, expected)).toBe(0);
+    for (const bad of [NaN, Infinity, 65504 * 128]) expect(encode(single([1, bad]), 'Q8_0')).toBeNull();
   });
 });
 

@@ -37,6 +37,14 @@ export function encode(values: Float32Array, type: ExportType): Uint8Array | nul
 const bytesOf = (data: ArrayBufferView): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
 function quantizeQ8(values: Float32Array): Uint8Array | null {
+  const native = addon();
+  if (!native) return quantizeQ8Reference(values);
+  const out = new Uint8Array((values.length / BLOCK) * BLOCK_BYTES);
+  return native.quantizeQ8(values, out) ? out : null;
+}
+
+/** Without the addon; the definition. */
+export function quantizeQ8Reference(values: Float32Array): Uint8Array | null {
   const blocks = values.length / BLOCK;
   const scales = new Float32Array(blocks);
   const out = new Uint8Array(blocks * BLOCK_BYTES);
@@ -54,7 +62,8 @@ function quantizeQ8(values: Float32Array): Uint8Array | null {
     if (finite !== 0) return null;
     const scale = Math.fround(largest / 127);
     scales[block] = scale;
-    const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
+    // A scale whose inverse overflows is zero in fp16 as well.
+    const inverse = scale < 3e-39 ? 0 : Math.fround(1 / scale);
     const target = block * BLOCK_BYTES + 2 - start;
     for (let i = start; i < start + BLOCK; i++) {
       const scaled = Math.fround(values[i]! * inverse);
