@@ -59,7 +59,7 @@ class BlockGemm {
     const char *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b);
     for (int64_t k = 0; k < all; k += piece)
       for (int64_t j = 0; j < N; j += kernels.nr) {
-        TileEnd end = {1.0f, k == 0 ? beta : 1.0f, nullptr, false};
+        TileEnd end = {1.0f, k == 0 ? beta : 1.0f, nullptr, false, nullptr, 0};
         kernels.panel(std::min(piece, all - k), pa + bytes(k), lda, pb + bytes(j * all + k * kernels.nr), C + j, ldc, M,
                       int(std::min<int64_t>(kernels.nr, N - j)), end);
       }

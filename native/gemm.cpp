@@ -125,7 +125,10 @@ class Driver {
   void multiply(int64_t i, const void* a, int64_t rows, const void* panel, int64_t cols, int64_t depth, const TileEnd& whole,
                 float* c, int64_t ldc) const {
     int64_t blocks = depth_blocks(depth), size = multiple(ceil_div(depth, blocks), kernels_.depth_step), k0 = i * size;
-    TileEnd end = {whole.alpha, i == 0 ? whole.beta : 1, i == blocks - 1 ? whole.bias : nullptr, whole.stream && blocks == 1};
+    TileEnd end = {
+        whole.alpha, i == 0 ? whole.beta : 1, i == blocks - 1 ? whole.bias : nullptr, whole.stream && blocks == 1, nullptr, 64};
+    if (whole.next) end.next = whole.next + k0 * whole.next_stride;
+    end.next_stride = whole.next_stride;
     int64_t n = std::max<int64_t>(0, std::min(size, depth - k0));
     kernels_.panel(n, at(a, k0), lda_, at(panel, k0 * kernels_.nr), c, ldc, rows, int(cols), end);
   }
@@ -136,7 +139,8 @@ class Driver {
     for (int64_t i = 0; i < down_panels(); i++) {
       int64_t col0 = i * kernels_.nr, cols = std::min<int64_t>(kernels_.nr, low.rank - col0);
       for (int64_t d = 0; d < depth_blocks(depth_); d++)
-        multiply(d, a, rows, at(down, i * depth_ * kernels_.nr), cols, depth_, {1, 0, nullptr, false}, hidden + col0, low.rank);
+        multiply(d, a, rows, at(down, i * depth_ * kernels_.nr), cols, depth_, {1, 0, nullptr, false, nullptr, 0}, hidden + col0,
+                 low.rank);
     }
     float* scaled = hidden_rows.reserve<float>(size_t(rows * low.rank));
     for (int64_t i = 0; i < rows * low.rank; i++) scaled[i] = low.scaling * hidden[i];
@@ -144,9 +148,10 @@ class Driver {
     kernels_.pack_a(appended, 0, rows, low.rank, extra_, p_.compute, at(a, depth_), lda_);
   }
 
-  void multiply_panel(int64_t block, const void* a, int64_t row0, int64_t rows, int64_t panel, const void* packed) const {
+  void multiply_panel(int64_t block, const void* a, int64_t row0, int64_t rows, int64_t panel, const void* packed,
+                      const char* next, int64_t next_stride) const {
     int64_t col0 = panel * kernels_.nr, cols = std::min<int64_t>(kernels_.nr, p_.N - col0);
-    TileEnd end = {p_.alpha, p_.beta, p_.bias ? p_.bias + col0 : nullptr, stream_};
+    TileEnd end = {p_.alpha, p_.beta, p_.bias ? p_.bias + col0 : nullptr, stream_, next, next_stride};
     multiply(block, a, rows, packed, cols, total_, end, p_.C + row0 * p_.ldc + col0, p_.ldc);
   }
 
@@ -176,7 +181,7 @@ class Driver {
       kernels_.enter();
       for (int64_t j = begin; j < end; j++) {
         pack_panel(j * kernels_.nr, packed);
-        for (int64_t d = 0; d < depth_blocks(total_); d++) multiply_panel(d, a, 0, p_.M, j, packed);
+        for (int64_t d = 0; d < depth_blocks(total_); d++) multiply_panel(d, a, 0, p_.M, j, packed, nullptr, 0);
       }
       kernels_.leave();
     });
@@ -205,7 +210,8 @@ class Driver {
           const void* a = block_of_a(serial + uint64_t(block), rows, row0, n, down, j0 == 0 && first == 0);
           for (int64_t d = 0; d < depth_blocks(total_); d++)
             for (int64_t j = j0; j < std::min(count, j0 + chunk); j++)
-              multiply_panel(d, a, row0, n, first + j, at(b, j * panel_size()));
+              multiply_panel(d, a, row0, n, first + j, at(b, j * panel_size()),
+                             j + 1 < count ? at(b, (j + 1) * panel_size()) : nullptr, kernels_.nr * kernels_.element_size);
         }
         kernels_.leave();
       });

@@ -130,83 +130,100 @@ static void leave() {
   _tile_release();
 }
 
-// Sums in tiles 0-3 (2 x 2), A in 4 and 5, B in 6 and 7. `more`: the sums go on from what `out` holds.
+// Lines to fetch in each step of depth.
+struct Ahead {
+  const char* from;
+  int64_t stride;
+  int lines;
+};
+
+// Sums in tiles 0-3 (2 x 2), A in 4 and 5, B in 6 and 7. The sums start from `in` (null: zero) and go to `out`.
+template <bool kTwoRows, bool kTwoColumns>
 static inline __attribute__((always_inline)) void multiply(int64_t depth, const char* a, int64_t stride, const char* b,
-                                                           bool two_rows, bool two_columns, bool more, float* out, int64_t ldo) {
+                                                           const float* in, int64_t ldi, float* out, int64_t ldo,
+                                                           const Ahead& ahead) {
   const char* below = a + 16 * stride;
-  float* out_below = out + 16 * ldo;
-  if (more) {
-    _tile_loadd(0, out, ldo * 4);
-    if (two_columns) _tile_loadd(1, out + 16, ldo * 4);
-    if (two_rows) _tile_loadd(2, out_below, ldo * 4);
-    if (two_rows && two_columns) _tile_loadd(3, out_below + 16, ldo * 4);
+  if (in) {
+    const float* in_below = in + 16 * ldi;
+    _tile_loadd(0, in, ldi * 4);
+    if (kTwoColumns) _tile_loadd(1, in + 16, ldi * 4);
+    if (kTwoRows) _tile_loadd(2, in_below, ldi * 4);
+    if (kTwoRows && kTwoColumns) _tile_loadd(3, in_below + 16, ldi * 4);
   } else {
     _tile_zero(0);
-    if (two_columns) _tile_zero(1);
-    if (two_rows) _tile_zero(2);
-    if (two_rows && two_columns) _tile_zero(3);
+    if (kTwoColumns) _tile_zero(1);
+    if (kTwoRows) _tile_zero(2);
+    if (kTwoRows && kTwoColumns) _tile_zero(3);
   }
   for (int64_t k = 0; k < depth; k += kStep) {
     _tile_loadd(6, b, kColumns * 4);
     _tile_loadd(4, a, stride);
-    if (two_columns) _tile_loadd(7, b + 64, kColumns * 4);
+    if (kTwoColumns) _tile_loadd(7, b + 64, kColumns * 4);
     _tile_dpbf16ps(0, 4, 6);
-    if (two_columns) _tile_dpbf16ps(1, 4, 7);
-    if (two_rows) {
+    if (kTwoColumns) _tile_dpbf16ps(1, 4, 7);
+    if (kTwoRows) {
       _tile_loadd(5, below, stride);
       _tile_dpbf16ps(2, 5, 6);
-      if (two_columns) _tile_dpbf16ps(3, 5, 7);
+      if (kTwoColumns) _tile_dpbf16ps(3, 5, 7);
     }
+    const char* line = ahead.from + k * ahead.stride;
+    for (int i = 0; i < ahead.lines; i++, line += ahead.stride) __builtin_prefetch(line, 0, 2);
     a += kStep * 2;
     below += kStep * 2;
     b += kStep / 2 * kColumns * 4;
   }
+  float* out_below = out + 16 * ldo;
   _tile_stored(0, out, ldo * 4);
-  if (two_columns) _tile_stored(1, out + 16, ldo * 4);
-  if (two_rows) _tile_stored(2, out_below, ldo * 4);
-  if (two_rows && two_columns) _tile_stored(3, out_below + 16, ldo * 4);
+  if (kTwoColumns) _tile_stored(1, out + 16, ldo * 4);
+  if (kTwoRows) _tile_stored(2, out_below, ldo * 4);
+  if (kTwoRows && kTwoColumns) _tile_stored(3, out_below + 16, ldo * 4);
 }
 
-// Up to kChunkRows rows. A long sum is cut into pieces whose panel stays in L1 while the rows stream past; it grows in a
-// local buffer, because rows of c lie far apart and often fall into the same cache sets.
-constexpr int64_t kChunkRows = 256, kPieceDepth = 320;
+// Up to kChunkRows rows. A long sum is cut into pieces whose panel stays in L1 while the rows stream past; meanwhile it
+// grows in a local buffer, because rows of c lie far apart and often fall into the same cache sets. A finished block goes
+// to c at once, so that the stores drain while the next block is multiplied.
+constexpr int64_t kChunkRows = 128, kPieceDepth = 320;
 
 static void multiply_chunk(int64_t depth, const char* a, int64_t lda, const char* b, float* c, int64_t ldc, int64_t rows,
-                           int cols, const TileEnd& end) {
+                           int cols, const TileEnd& end, int64_t done, int lines) {
   alignas(64) float sums[kChunkRows * kColumns];
   int64_t pieces = depth > 0 ? (depth + kPieceDepth - 1) / kPieceDepth : 1;
   int64_t piece = round_up((depth + pieces - 1) / pieces, kStep);
-  bool direct =
-      pieces == 1 && rows % kRows == 0 && cols == kColumns && end.alpha == 1 && end.beta == 0 && !end.bias && !end.stream;
-  float* out = direct ? c : sums;
-  int64_t ldo = direct ? ldc : kColumns;
+  // Plain sums are loaded from c and stored to it as tiles.
+  bool plain = cols == kColumns && end.alpha == 1 && (end.beta == 0 || end.beta == 1) && !end.bias && !end.stream;
   for (int64_t p = 0; p < pieces; p++) {
     int64_t k0 = p * piece, n = min64(piece, depth - k0);
+    const char* pb = b + k0 * kColumns * 2;
     for (int64_t i = 0; i < rows; i += kRows) {
-      const char *pa = a + (i * lda + k0) * 2, *pb = b + k0 * kColumns * 2;
-      float* to = out + i * ldo;
-      bool one_row = rows - i <= 16;
-      if (k0 == 0)
-        one_row      ? multiply(n, pa, lda * 2, pb, false, true, false, to, ldo)
-        : cols <= 16 ? multiply(n, pa, lda * 2, pb, true, false, false, to, ldo)
-                     : multiply(n, pa, lda * 2, pb, true, true, false, to, ldo);
+      const char* pa = a + (i * lda + k0) * 2;
+      int64_t count = min64(kRows, rows - i);
+      bool direct = plain && count == kRows, from_c = direct && p == 0 && end.beta == 1, to_c = direct && p == pieces - 1;
+      float *block = sums + i * kColumns, *at = c + i * ldc;
+      const float* in = from_c ? at : p > 0 ? block : nullptr;
+      float* out = to_c ? at : block;
+      int64_t ldi = from_c ? ldc : kColumns, ldo = to_c ? ldc : kColumns, line = (done + i) / kRows * lines;
+      Ahead ahead = {end.next + (k0 + line) * end.next_stride, end.next_stride, int(min64(lines, kStep - line))};
+      if (count <= 16)
+        multiply<false, true>(n, pa, lda * 2, pb, in, ldi, out, ldo, ahead);
+      else if (cols <= 16)
+        multiply<true, false>(n, pa, lda * 2, pb, in, ldi, out, ldo, ahead);
       else
-        one_row      ? multiply(n, pa, lda * 2, pb, false, true, true, to, ldo)
-        : cols <= 16 ? multiply(n, pa, lda * 2, pb, true, false, true, to, ldo)
-                     : multiply(n, pa, lda * 2, pb, true, true, true, to, ldo);
+        multiply<true, true>(n, pa, lda * 2, pb, in, ldi, out, ldo, ahead);
+      if (to_c || p < pieces - 1) continue;
+      for (int64_t r = 0; r < count; r++)
+        for (int j = 0; j < cols; j += W)
+          finish(_mm512_load_ps(block + r * kColumns + j), at + r * ldc + j, cols - j, end.bias ? end.bias + j : nullptr, end);
     }
   }
-  if (direct) return;
-  for (int64_t i = 0; i < rows; i++)
-    for (int j = 0; j < cols; j += W)
-      finish(_mm512_load_ps(sums + i * kColumns + j), c + i * ldc + j, cols - j, end.bias ? end.bias + j : nullptr, end);
 }
 
 static void panel(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int64_t rows, int cols,
                   const TileEnd& end) {
+  int64_t blocks = (rows + kRows - 1) / kRows;
+  int lines = end.next ? int((kStep + blocks - 1) / blocks) : 0;
   for (int64_t i = 0; i < rows; i += kChunkRows)
     multiply_chunk(depth, static_cast<const char*>(a) + i * lda * 2, lda, static_cast<const char*>(b), c + i * ldc, ldc,
-                   min64(kChunkRows, rows - i), cols, end);
+                   min64(kChunkRows, rows - i), cols, end, i, lines);
 }
 
 extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 1 << 20, 128, 2048, pack_a, pack_b, panel, enter, leave};

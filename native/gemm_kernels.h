@@ -15,6 +15,9 @@ struct TileEnd {
   float alpha, beta;
   const float* bias;  // of the panel's columns, or null
   bool stream;
+  // What will be read next, to be fetched meanwhile: one cache line per step of depth, `next_stride` bytes apart. Or null.
+  const char* next = nullptr;
+  int64_t next_stride = 0;
 };
 
 struct GemmKernels {

@@ -22,6 +22,7 @@ typedef float Vec __attribute__((vector_size(W * 4)));
 
 static double multiply_add(int64_t rounds) {
   Vec sum[kSums];
+#pragma GCC unroll 24
   for (int i = 0; i < kSums; i++) sum[i] = Vec{};
   Vec a = 0.5f - Vec{}, b = 0.25f - Vec{};
   for (int64_t r = 0; r < rounds; r++) {

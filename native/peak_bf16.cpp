@@ -38,6 +38,7 @@ static double multiply_add(int64_t rounds) {
 static double multiply_add(int64_t rounds) {
   constexpr int kSums = 24;
   __m512 sum[kSums];
+#pragma GCC unroll 24
   for (int i = 0; i < kSums; i++) sum[i] = _mm512_setzero_ps();
   __m512i pairs = _mm512_set1_epi32(0x3f003f00);
   for (int64_t r = 0; r < rounds; r++) {

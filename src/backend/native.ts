@@ -4,6 +4,7 @@
  */
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import { TensorEntry, type EntryOwner, type Storage } from './entry.js';
+import { addon } from './addon.js';
 import { BufferPool, MIN_POOLED_BYTES } from './pool.js';
 import { tf } from './tf.js';
 import type { StorageDtype } from './dtype.js';
@@ -28,7 +29,7 @@ export interface Output<T> {
 }
 
 export class NativeBackend extends MathBackendCPU implements EntryOwner {
-  private readonly pool = new BufferPool();
+  private readonly pool = new BufferPool(addon()?.alignedBuffer);
   private readonly halves = new Set<TensorEntry>();
   private borrowedNow: TensorEntry[] | null = null;
   private nextId = 0;

@@ -29,6 +29,9 @@ export class BufferPool {
   private highWater = 0;
   private recentPeak = 0;
 
+  /** `allocate` makes a buffer of exactly that many bytes; its contents do not matter. */
+  constructor(private readonly allocate: (bytes: number) => ArrayBuffer = (bytes) => new ArrayBuffer(bytes)) {}
+
   /** Bytes that wait for reuse. */
   get idleBytes(): number {
     return this.idle;
@@ -47,7 +50,7 @@ export class BufferPool {
     this.recentPeak = Math.max(this.recentPeak, this.live);
     this.highWater = Math.max(this.highWater, this.live);
     const buffer = sizeClass.free.pop();
-    if (buffer === undefined) return new ArrayBuffer(capacity);
+    if (buffer === undefined) return this.allocate(capacity);
     this.idle -= capacity;
     return buffer;
   }
