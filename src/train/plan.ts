@@ -220,16 +220,16 @@ function planWarnings(plan: TrainingPlan): string[] {
   const warnings: string[] = [];
   if (plan.memory.total > plan.memory.available)
     warnings.push(
-      `about ${gigabytes(plan.memory.total)} GB of memory needed, ${gigabytes(plan.memory.available)} GB free: lower ` +
+      `about ${size(plan.memory.total)} of memory needed, ${size(plan.memory.available)} free: lower ` +
         'per_device_train_batch_size or cutoff_len, or set gradient_checkpointing: true',
     );
   if (plan.disk.needed > plan.disk.free)
     warnings.push(
-      `checkpoints need ${gigabytes(plan.disk.needed)} GB, ${gigabytes(plan.disk.free)} GB are free at ${plan.outputDir}: set save_total_limit`,
+      `checkpoints need ${size(plan.disk.needed)}, ${size(plan.disk.free)} are free at ${plan.outputDir}: set save_total_limit`,
     );
   if (plan.data.longestRow > plan.model.contextLength)
     warnings.push(`the longest row has ${plan.data.longestRow} tokens, the model's context is ${plan.model.contextLength}`);
   return warnings;
 }
 
-const gigabytes = (bytes: number): string => (bytes / 1e9).toFixed(2);
+const size = (bytes: number): string => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
