@@ -134,7 +134,7 @@ export interface DenseMatrix {
 }
 
 /** Share of the matrix's energy below which another iteration is not worth its time. */
-const PROGRESS = 1e-6;
+const PROGRESS = 1e-5;
 const MAX_ITERATIONS = 12;
 
 /** The `rank` largest singular triplets of a dense matrix. Products run in float32 on all cores, everything else in float64. */

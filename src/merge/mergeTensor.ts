@@ -208,6 +208,9 @@ export function encode(values: Float32Array, dtype: SafetensorsDtype): Uint8Arra
 export function largestBits(values: Float32Array): number {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
   let largest = 0;
-  for (const word of words) largest = Math.max(largest, word & 0x7fffffff);
+  for (let i = 0; i < words.length; i++) {
+    const magnitude = words[i]! & 0x7fffffff;
+    if (magnitude > largest) largest = magnitude;
+  }
   return largest;
 }

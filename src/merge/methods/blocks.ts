@@ -7,7 +7,7 @@ import { SAFETENSORS_DTYPES, type SafetensorsFile, type TensorEntry } from '../.
 import { STORAGE_OF, type StoredTensor } from '../mergeTensor.js';
 
 /** Elements of a block: large enough for few reads, small enough for the cache of a core. */
-export const BLOCK_ELEMENTS = 1 << 18;
+export const BLOCK_ELEMENTS = 1 << 16;
 
 /** The tensors of one or more open files by name, as places in files. Closes the descriptors that it opens, not the files. */
 export class StoredTensors {

@@ -20,11 +20,12 @@ export function weightedSum(
   weights: readonly number[],
   divisor: number,
 ): void {
-  for (let i = 0; i < out.length; i++) {
-    let sum = 0;
-    for (let k = 0; k < models.length; k++) sum += weights[k]! * models[k]![i]!;
-    out[i] = sum / divisor;
-  }
+  const sum = new Float64Array(out.length);
+  models.forEach((model, k) => {
+    const weight = weights[k]!;
+    for (let i = 0; i < sum.length; i++) sum[i]! += weight * model[i]!;
+  });
+  for (let i = 0; i < out.length; i++) out[i] = sum[i]! / divisor;
 }
 
 /** In place: m becomes m - b. */
@@ -45,33 +46,48 @@ export interface Combination {
   lambda: number;
 }
 
-/** out = b + the combined task vectors */
+/** out = b + the combined task vectors. One plain loop per model, which the engine compiles best. */
 export function addTaskVectors(
   out: Float32Array,
   base: Float32Array,
   deltas: readonly Float32Array[],
   { weights, elect, normalize, lambda }: Combination,
 ): void {
+  const sum = new Float64Array(out.length);
+  deltas.forEach((delta, k) => {
+    const weight = weights[k]!;
+    for (let i = 0; i < sum.length; i++) sum[i]! += weight * delta[i]!;
+  });
+  if (elect) return addAgreeing(out, base, deltas, sum, { weights, normalize, lambda });
   const total = sumOf(weights);
-  const divisor = normalize ? (Math.abs(total) < 1e-8 ? 1 : total) : 1;
-  for (let i = 0; i < out.length; i++) {
-    let mixed = 0;
-    for (let k = 0; k < deltas.length; k++) mixed += weights[k]! * deltas[k]![i]!;
-    let share = divisor;
-    if (elect) {
-      const positive = mixed >= 0;
-      let agreeing = 0;
-      mixed = 0;
-      for (let k = 0; k < deltas.length; k++) {
-        const value = weights[k]! * deltas[k]![i]!;
-        if (positive ? value > 0 : value < 0) {
-          mixed += value;
-          agreeing += weights[k]!;
-        } else if (value !== value) mixed = NaN;
+  const factor = normalize && Math.abs(total) >= 1e-8 ? lambda / total : lambda;
+  for (let i = 0; i < out.length; i++) out[i] = base[i]! + factor * sum[i]!;
+}
+
+/** TIES' disjoint merge: only what has the sign of `sum`, divided by its own weights. A sum of 0 elects +, as in mergekit. */
+function addAgreeing(
+  out: Float32Array,
+  base: Float32Array,
+  deltas: readonly Float32Array[],
+  sum: Float64Array,
+  { weights, normalize, lambda }: Omit<Combination, 'elect'>,
+): void {
+  const mixed = new Float64Array(out.length);
+  const share = new Float64Array(out.length);
+  deltas.forEach((delta, k) => {
+    const weight = weights[k]!;
+    for (let i = 0; i < mixed.length; i++) {
+      const value = weight * delta[i]!;
+      if (sum[i]! >= 0 ? value > 0 : value < 0) {
+        mixed[i]! += value;
+        share[i]! += weight;
       }
-      share = normalize && agreeing !== 0 ? agreeing : 1;
     }
-    out[i] = base[i]! + (lambda * mixed) / share;
+  });
+  for (let i = 0; i < out.length; i++) {
+    const divisor = normalize && share[i] !== 0 ? share[i]! : 1;
+    // NaN never agrees, but is in the sum.
+    out[i] = Number.isNaN(sum[i]) ? NaN : base[i]! + (lambda * mixed[i]!) / divisor;
   }
 }
 

@@ -23,7 +23,8 @@ export class Trim {
   /** First pass. */
   countHigh(delta: Float32Array): void {
     const counts = this.high!;
-    for (const bits of bitsOf(delta)) counts[(bits & 0x7fffffff) >>> 15]!++;
+    const words = bitsOf(delta);
+    for (let i = 0; i < words.length; i++) counts[(words[i]! & 0x7fffffff) >>> 15]!++;
   }
 
   /** Second pass, when the first is over. */
@@ -34,7 +35,8 @@ export class Trim {
       this.low = new Float64Array(LOW);
     }
     const counts = this.low!;
-    for (const bits of bitsOf(delta)) if ((bits & 0x7fffffff) >>> 15 === this.bucket) counts[bits & (LOW - 1)]!++;
+    const words = bitsOf(delta);
+    for (let i = 0; i < words.length; i++) if ((words[i]! & 0x7fffffff) >>> 15 === this.bucket) counts[words[i]! & (LOW - 1)]!++;
   }
 
   /** Third pass: zeroes what is not kept, in place. Blocks must come in the tensor's order. */
