@@ -5,11 +5,12 @@
  *   scale      x s B A, by alpha alone                                                       exact, the tensors stay
  *   resize     the best approximation of s B A of another rank                               SVD of the product
  */
+import type { StorageDtype } from '../backend/dtype.js';
 import { NiftError } from '../errors.js';
 import { readAdapterJson, type AdapterConfig } from '../formats/adapter.js';
 import type { JsonObject } from '../formats/jsonText.js';
 import { openMergeAdapter, type MergeAdapter } from '../merge/adapterFile.js';
-import type { StorageDtype } from '../backend/dtype.js';
+import { checkOutputFolder } from '../merge/outputFolder.js';
 import { keptEnergy, productSvd } from './factor.js';
 import {
   columnsOf,
@@ -36,6 +37,11 @@ export interface WriteOptions {
   dtype?: StorageDtype;
 }
 
+/** An output that cannot be written is said before the work. The sources are never replaced. */
+function checkTarget(options: Pick<CombineOptions, 'out' | 'dryRun' | 'overwrite'>, inputs: readonly string[]): void {
+  if (!options.dryRun) checkOutputFolder(options.out, inputs, options.overwrite ?? false);
+}
+
 export interface CombineOptions extends WriteOptions {
   adapters: readonly { folder: string; weight: number }[];
   out: string;
@@ -45,6 +51,10 @@ export interface CombineOptions extends WriteOptions {
 
 /** Writes the weighted sum of adapters. @throws NIFT_ADAPTER_CONFIG, NIFT_ADAPTER_MISMATCH, NIFT_OUTPUT_DIR, NIFT_FILE_* */
 export function combineAdapters(options: CombineOptions): AdapterReport {
+  checkTarget(
+    options,
+    options.adapters.map(({ folder }) => folder),
+  );
   const adapters: MergeAdapter[] = [];
   try {
     for (const { folder, weight } of options.adapters) adapters.push(openMergeAdapter(folder, weight));
@@ -160,6 +170,7 @@ export function scaleAdapter(options: ScaleOptions): AdapterReport {
     throw new NiftError('NIFT_USAGE', `--by ${by}: expected a number other than 0`, {
       hint: 'By 0 the adapter would do nothing.',
     });
+  checkTarget(options, [options.adapter]);
   const adapter = openMergeAdapter(options.adapter, 1);
   try {
     requirePlainLora(adapter, 'scale');
@@ -204,6 +215,7 @@ export interface ResizeOptions extends WriteOptions {
 /** Gives every module rank `rank`: the best approximation, exact where the product has no more. Whole modules are carried over. */
 export function resizeAdapter(options: ResizeOptions): AdapterReport {
   const { rank, out } = options;
+  checkTarget(options, [options.adapter]);
   const adapter = openMergeAdapter(options.adapter, 1);
   try {
     requirePlainLora(adapter, 'resize', true);

@@ -17,6 +17,7 @@ import { readJsonObject, type JsonObject } from '../formats/jsonText.js';
 import { openSafetensors, SAFETENSORS_DTYPES, type SafetensorsFile, type TensorEntry } from '../formats/safetensors.js';
 import type { TensorToWrite } from '../formats/safetensorsWriter.js';
 import { openMergeAdapter } from '../merge/adapterFile.js';
+import { checkOutputFolder } from '../merge/outputFolder.js';
 import { requirePlainLora, writeAdapterFolder } from './pairs.js';
 import { describeTargets } from './targets.js';
 
@@ -43,6 +44,7 @@ export interface ConvertReport {
 
 /** @throws NIFT_ADAPTER_CONFIG, NIFT_ADAPTER_MISMATCH, NIFT_FILE_NOT_FOUND, NIFT_OUTPUT_DIR */
 export function convertAdapter(options: ConvertOptions): ConvertReport {
+  if (!options.dryRun) checkOutputFolder(options.out, [options.source], options.overwrite ?? false);
   return existsSync(path.join(options.source, MLX_WEIGHTS_FILE)) ? convertMlx(options) : convertPeft(options);
 }
 

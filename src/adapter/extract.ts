@@ -15,6 +15,7 @@ import type { TensorToWrite } from '../formats/safetensorsWriter.js';
 import { requireAgreement } from '../merge/methods/agreement.js';
 import { BlockReader, elementsOf, forBlocks, isFloat, StoredTensors } from '../merge/methods/blocks.js';
 import { subtract } from '../merge/methods/formulas.js';
+import { checkOutputFolder } from '../merge/outputFolder.js';
 import { deriveSeed } from '../random.js';
 import { keptEnergy, truncatedSvd } from './factor.js';
 import { pairFromSvd, stored, writePairs, type LoraPair } from './pairs.js';
@@ -64,6 +65,7 @@ const OUTPUT = /(^|\.)(lm_head|output|embed_out)$/;
 export async function extractAdapter(options: ExtractOptions): Promise<ExtractReport> {
   if (!(Number.isSafeInteger(options.rank) && options.rank > 0))
     throw new NiftError('NIFT_USAGE', `--rank ${options.rank}: expected a whole number of at least 1`);
+  if (!options.dryRun) checkOutputFolder(options.out, [options.base, options.model], options.overwrite ?? false);
   const source = new Difference(options.base, options.model);
   try {
     const { targets, others } = chooseTargets(source, options.targets ?? 'all');

@@ -104,6 +104,12 @@ describe('combine', () => {
     adapter.close();
     expect(() => combineAdapters({ adapters, out })).toThrow(/not empty/);
     combineAdapters({ adapters, out, overwrite: true });
+    for (const run of [
+      () => combineAdapters({ adapters, out: A, overwrite: true }),
+      () => scaleAdapter({ adapter: A, by: 2, out: A, overwrite: true }),
+      () => resizeAdapter({ adapter: A, rank: 1, out: path.join(A, 'inside'), overwrite: true }),
+    ])
+      expect(run).toThrow(/in the input/);
   });
 
   it('refuses adapters of other shapes, DoRA and whole modules', () => {

@@ -220,6 +220,7 @@ describe('extract', () => {
     await expect(run({ model: norms, saveModules: 'all' })).rejects.toMatchObject({
       message: expect.stringContaining('no linear layer differs') as string,
     });
+    await expect(run({ out: BASE, overwrite: true })).rejects.toMatchObject({ code: 'NIFT_OUTPUT_DIR' });
     const abort = new AbortController();
     abort.abort();
     await expect(run({ signal: abort.signal })).rejects.toMatchObject({ code: 'NIFT_INTERRUPTED' });

@@ -1,5 +1,5 @@
 /** Merge methods against plain float64 loops over whole tensors, on random small checkpoints; every option must change something. */
-import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TensorSink } from '../../src/merge/tensorSink.js';
@@ -307,6 +307,28 @@ describe('storage', () => {
     plan.close();
     expect(plan.carried).toEqual(['position_ids']);
     expect((await merged({ method: 'linear', models }))['position_ids']).toEqual(Float32Array.of(3, 4));
+  });
+});
+
+describe('interrupted', () => {
+  it('a resumed merge writes the bytes of an uninterrupted one; a changed seed is another merge', async () => {
+    const options = { method: 'dare_ties', base: B, models: all, density: 0.5, seed: 4, maxShardBytes: 300 };
+    const [whole, out] = ['uninterrupted', 'interrupted'].map((name) => path.join(root, name)) as [string, string];
+    const run = { sync: false, readme: '' };
+    await mergeModels(options, { ...run, out: whole });
+    const abort = new AbortController();
+    let tensors = 0;
+    const stop = (): void => {
+      if (++tensors === 3) abort.abort();
+    };
+    const stopped = mergeModels(options, { ...run, out, signal: abort.signal, onProgress: stop });
+    await expect(stopped).rejects.toMatchObject({ code: 'NIFT_INTERRUPTED' });
+    expect(existsSync(out)).toBe(false);
+    await expect(mergeModels({ ...options, seed: 5 }, { out, resume: true })).rejects.toMatchObject({ code: 'NIFT_RESUME' });
+    const result = await mergeModels(options, { ...run, out, resume: true });
+    expect(result.resumedShards).toBeGreaterThan(0);
+    for (const file of readdirSync(whole))
+      expect(readFileSync(path.join(out, file)).equals(readFileSync(path.join(whole, file))), file).toBe(true);
   });
 });
 
