@@ -64,12 +64,13 @@ async function dryRun(recipe: Recipe, options: TrainOptions): Promise<number> {
 }
 
 async function run(recipe: Recipe, options: TrainOptions): Promise<number> {
-  const [{ train }, { startBackend }] = await Promise.all([import('../train/train.js'), import('./backend.js')]);
-  await startBackend(recipe.values.backend, recipe.values.threads ?? undefined);
+  // First of all, so that a signal while modules load ends with its exit code too.
+  const interrupt = onInterrupt('Stopping after this step and saving. Press Ctrl+C again to stop at once.');
   if (!options.quiet) for (const notice of recipe.notices) warn(notice);
   const view = createTrainView(options.quiet === true);
-  const interrupt = onInterrupt('Stopping after this step and saving. Press Ctrl+C again to stop at once.');
   try {
+    const [{ train }, { startBackend }] = await Promise.all([import('../train/train.js'), import('./backend.js')]);
+    await startBackend(recipe.values.backend, recipe.values.threads ?? undefined);
     const result = await train(recipe, { onEvent: view.onEvent, signal: interrupt.signal });
     view.end();
     if (options.json) outJson(result);
