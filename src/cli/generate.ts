@@ -187,7 +187,8 @@ async function runFile(
       note(
         `${rows.length} prompts, ${tokens} tokens in ${formatSeconds(seconds)} (${(tokens / seconds).toFixed(0)} tok/s): ${flags.output}`,
       );
-  } else for (const line of lines) out(JSON.stringify(line));
+  } else if (flags.json) outJson(lines);
+  else for (const line of lines) out(JSON.stringify(line));
 }
 
 export function registerGenerate(program: Command): void {

@@ -14,7 +14,7 @@ export interface CommonOptions {
 export function common(command: Command): Command {
   return command
     .option('--json', 'print one JSON document on stdout and nothing else')
-    .option('-q, --quiet', 'no progress, errors only');
+    .option('-q, --quiet', 'no progress, only warnings and errors');
 }
 
 /** Colour on stderr: NO_COLOR and FORCE_COLOR are honoured, otherwise only a terminal gets it. */

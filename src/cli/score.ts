@@ -53,7 +53,8 @@ async function run(flags: ScoreFlags): Promise<void> {
     is_greedy: scores[i]!.isGreedy,
     num_tokens: scores[i]!.numTokens,
   }));
-  if (flags.output === undefined) for (const line of lines) out(JSON.stringify(line));
+  if (flags.output === undefined && flags.json) outJson(lines);
+  else if (flags.output === undefined) for (const line of lines) out(JSON.stringify(line));
   else {
     writeJsonl(flags.output, lines);
     if (flags.json) outJson({ rows: lines.length, seconds, output: flags.output });

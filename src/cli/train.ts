@@ -47,9 +47,27 @@ function keyHelp(): string {
   return lines.join('\n');
 }
 
+/** A plan needs the model's config only; the run would stop at what is wrong with its weights. */
+async function weightProblems({ values }: Recipe): Promise<string[]> {
+  if (values.train_from_scratch) return [];
+  const [{ openCheckpoint }, { readAdapter }] = await Promise.all([
+    import('../formats/checkpoint.js'),
+    import('../formats/adapter.js'),
+  ]);
+  try {
+    openCheckpoint(values.model_name_or_path).close();
+    if (values.adapter_name_or_path !== null) readAdapter(values.adapter_name_or_path).close();
+    return [];
+  } catch (error) {
+    if (error instanceof NiftError) return [`the run will fail: ${error.message}`];
+    throw error;
+  }
+}
+
 async function dryRun(recipe: Recipe, options: TrainOptions): Promise<number> {
   const { planTraining } = await import('../train/plan.js');
   const plan = await planTraining(recipe);
+  plan.warnings.push(...(await weightProblems(recipe)));
   if (options.json) {
     outJson({ plan, recipe: { values: recipe.values, origins: recipe.origins }, notices: recipe.notices });
     return EXIT.done;

@@ -110,9 +110,10 @@ function trim(bytes: Uint8Array, line: number): Uint8Array {
   return bytes.subarray(start, Math.max(start, end));
 }
 
-/** Writes one row per line, atomically. Rows may come from a generator. @returns the number of rows */
+/** Writes one row per line, atomically; folders on the way are made. Rows may come from a generator. @returns the number of rows */
 export function writeJsonl(file: string, rows: Iterable<unknown>): number {
   let count = 0;
+  guardIo(file, 'create', () => makeFolder(path.dirname(file)));
   atomicFile(file, (fd) => {
     let buffer: string[] = [];
     let length = 0;
