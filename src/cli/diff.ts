@@ -38,7 +38,7 @@ function render(report: DiffReport, top: number): string {
   const { differing, missing, extra, misshapen, config, tokenizer } = report;
   const compared = report.equalTensors + differing.length;
   return [
-    `${differing.length} of ${compared} tensors differ; all together by ${percent(report.relative)} of ${report.a}`,
+    `${differing.length} of ${compared} tensors differ; all together by ${share(report.relative)} of ${report.a}`,
     ...section('differing', differing.map(line), top),
     ...section(`only in ${report.a}`, missing, top),
     ...section(`only in ${report.b}`, extra, top),
@@ -56,6 +56,9 @@ function render(report: DiffReport, top: number): string {
   ].join('\n');
 }
 
+/** A share, with digits left when it is only rounding. */
+const share = (relative: number): string => (relative > 0 && relative < 1e-4 ? relative.toExponential(1) : percent(relative));
+
 function section(title: string, lines: readonly string[], top: number): string[] {
   if (lines.length === 0) return [];
   const more = lines.length > top ? [style.dim(`  ... and ${lines.length - top} more (--top N, --json)`)] : [];
@@ -64,7 +67,7 @@ function section(title: string, lines: readonly string[], top: number): string[]
 
 function line({ name, shape, elements, differing, maxAbs, relative, dtypes }: TensorDifference): string {
   const parts = [
-    relative === null ? 'differs' : `${percent(relative)}`,
+    relative === null ? 'differs' : share(relative),
     ...(maxAbs === null ? [] : [`max ${maxAbs.toPrecision(3)}`]),
     `${differing} of ${elements} elements`,
     ...(dtypes === null ? [] : [`${dtypes[0]} and ${dtypes[1]}`]),
