@@ -226,7 +226,7 @@ static void panel(int64_t depth, const void* a, int64_t lda, const void* b, floa
                    min64(kChunkRows, rows - i), cols, end, i, lines);
 }
 
-extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 1 << 20, 128, 2048, pack_a, pack_b, panel, enter, leave};
+extern const GemmKernels gemm_bf16 = {kRows, kColumns, kStep, 2, 1 << 20, 256, 2048, pack_a, pack_b, panel, enter, leave};
 
 #else
 

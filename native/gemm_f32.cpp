@@ -147,12 +147,29 @@ static const TileFunction tiles[2][kRows] = {
 #endif
 };
 
+// Long sums grow in c piece by piece, so that a piece of the panel stays in L1 while the rows stream past.
+constexpr int64_t kPieceDepth = 320;
+
 static void panel(int64_t depth, const void* a, int64_t lda, const void* b, float* c, int64_t ldc, int64_t rows, int cols,
                   const TileEnd& end) {
-  for (int64_t i = 0; i < rows; i += kRows) {
-    int n = int(min64(kRows, rows - i));
-    const float* from = static_cast<const float*>(a) + i * lda;
-    tiles[cols > W ? 1 : 0][n - 1](depth, from, lda, static_cast<const float*>(b), c + i * ldc, ldc, cols, end);
+  int64_t pieces = depth > 0 ? (depth + kPieceDepth - 1) / kPieceDepth : 1, piece = (depth + pieces - 1) / pieces;
+  int64_t blocks = (rows + kRows - 1) / kRows;
+  for (int64_t p = 0; p < pieces; p++) {
+    int64_t k0 = p * piece, n = min64(piece, depth - k0), share = (n + blocks - 1) / blocks;
+    TileEnd part = {end.alpha, p == 0 ? end.beta : 1.0f, p == pieces - 1 ? end.bias : nullptr, false, nullptr, 0};
+    for (int64_t i = 0; i < rows; i += kRows) {
+      if (end.next) {
+        int64_t first = i / kRows * share;
+        for (int64_t k = first; k < min64(n, first + share); k++) {
+          const char* line = end.next + (k0 + k) * end.next_stride;
+          for (int at = 0; at < kColumns * 4; at += 64) __builtin_prefetch(line + at, 0, 2);
+        }
+      }
+      int count = int(min64(kRows, rows - i));
+      const float* from = static_cast<const float*>(a) + i * lda + k0;
+      tiles[cols > W ? 1 : 0][count - 1](n, from, lda, static_cast<const float*>(b) + k0 * kColumns, c + i * ldc, ldc, cols,
+                                         part);
+    }
   }
 }
 
