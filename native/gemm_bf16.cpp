@@ -71,11 +71,34 @@ static void pack_a(const Matrix& A, int64_t row0, int64_t rows, int64_t K, int64
   for (int64_t i = rows; i < round_up(rows, kRows); i++) std::memset(packed + i * lda, 0, size_t(depth) * 2);
 }
 
+constexpr int64_t kAhead = 2 * kChunk;  // elements of a row of W that are fetched before they are packed
+
+// Rows of 32 stored values as pairs of rows; returns how many rows it took, all but an odd one.
+static inline int64_t pack_pairs(const uint16_t* rows, int64_t ld, int64_t K, uint32_t* packed) {
+  alignas(64) uint16_t order[2][kColumns];
+  for (int i = 0; i < 2; i++)
+    for (int j = 0; j < kColumns; j++) order[i][j] = uint16_t(16 * i + j / 2 + (j % 2 ? kColumns : 0));
+  __m512i first = _mm512_load_si512(order[0]), second = _mm512_load_si512(order[1]);
+  int64_t k = 0;
+  for (; k + 1 < K; k += 2) {
+    const uint16_t* from = rows + k * ld;
+    __builtin_prefetch(from + 16 * ld, 0, 3);
+    __builtin_prefetch(from + 17 * ld, 0, 3);
+    __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + ld);
+    _mm512_storeu_si512(packed + k / 2 * kColumns, _mm512_permutex2var_epi16(low, first, high));
+    _mm512_storeu_si512(packed + k / 2 * kColumns + W, _mm512_permutex2var_epi16(low, second, high));
+  }
+  return k;
+}
+
 static void pack_b(const Matrix& B, int64_t col0, int64_t cols, int64_t K, int64_t depth, DType, void* out) {
   uint32_t* packed = static_cast<uint32_t*>(out);
+  bool stored = B.dtype == DType::BF16 && cols == kColumns;  // whole blocks are read where they lie
   if (!B.transposed) {
+    int64_t k = 0;
+    if (stored) k = pack_pairs(static_cast<const uint16_t*>(B.data) + col0, B.ld, K, packed);
     alignas(64) uint16_t low[kColumns] = {}, high[kColumns] = {};
-    for (int64_t k = 0; k < K; k += 2) {
+    for (; k < K; k += 2) {
       load_half(element(B.data, B.dtype, k * B.ld + col0), B.dtype, cols, low);
       if (k + 1 < K)
         load_half(element(B.data, B.dtype, (k + 1) * B.ld + col0), B.dtype, cols, high);
@@ -89,6 +112,16 @@ static void pack_b(const Matrix& B, int64_t col0, int64_t cols, int64_t K, int64
     for (int64_t k0 = 0; k0 < K; k0 += kChunk) {
       int64_t n = min64(kChunk, K - k0);
       bool whole = n == kChunk;
+      if (whole && stored && B.ld % 2 == 0 && reinterpret_cast<uintptr_t>(B.data) % 4 == 0) {
+        const uint16_t* rows = static_cast<const uint16_t*>(B.data) + col0 * B.ld + k0;
+        for (int64_t j = 0; j < kColumns; j++) {
+          __builtin_prefetch(rows + j * B.ld + kAhead, 0, 3);
+          __builtin_prefetch(rows + j * B.ld + kAhead + kChunk / 2, 0, 3);
+        }
+        transpose_pairs(reinterpret_cast<const uint32_t*>(rows), B.ld / 2, kColumns, kChunk / 2, packed + k0 / 2 * kColumns,
+                        kColumns);
+        continue;
+      }
       if (cols < kColumns || !whole) std::memset(block, 0, sizeof block);
       for (int64_t j = 0; j < cols; j++)
         load_half(element(B.data, B.dtype, (col0 + j) * B.ld + k0), B.dtype, n, block + j * kChunk);
