@@ -52,7 +52,13 @@ export function modelOptions(command: Command): Command {
       // Not requiredOption: commander would complain about it before it names a misspelled flag.
       .option('--model <dir>', 'folder of a Hugging Face checkpoint (required)')
       .option('--adapter <dir>', 'folder of a PEFT adapter to put on it')
-      .option('--dtype <dtype>', `auto, ${STORAGE_DTYPES.join(', ')}`, choice(['auto', ...STORAGE_DTYPES]), 'auto')
+      // Exact by default, and decoding costs no more: it waits for the weights, which stay in their 16 bits.
+      .option(
+        '--dtype <dtype>',
+        'precision of products: float32 is exact; bfloat16, float16 read prompts faster; auto: as the checkpoint',
+        choice(['auto', ...STORAGE_DTYPES]),
+        'float32',
+      )
       .option('--backend <name>', 'native, cpu, wasm, tensorflow', 'native')
       .option('--threads <n>', 'CPU threads; all cores by default', wholeNumber(1)),
   );

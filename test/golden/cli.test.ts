@@ -181,7 +181,8 @@ async function checkGeneration(name: string, backend: string, limit: number): Pr
   const folder = scratch();
   const tokens = Math.min(limit, golden.max_new_tokens);
   const common = ['generate', '--model', shared('models', golden.model), '--max-new-tokens', String(tokens)];
-  common.push('--temperature', '0', '--dtype', 'float32', '--backend', backend);
+  // No --dtype: the default must be exact, 16-bit checkpoints included.
+  common.push('--temperature', '0', '--backend', backend);
   if (golden.adapter !== null) common.push('--adapter', shared('golden', golden.adapter));
   const sources: ((row: GenerateCase) => object)[] = [({ input_ids }) => ({ input_ids, note: 'kept' })];
   if (golden.cases[0]?.prompt !== undefined) sources.push(({ prompt }) => ({ prompt }));
@@ -223,7 +224,7 @@ describe.skipIf(!hasShared)('nift score', () => {
     ];
     const folder = scratch();
     writeJsonl(path.join(folder, 'pairs.jsonl'), rows);
-    const flags = ['--input', 'pairs.jsonl', '--output', 'scores.jsonl', '--dtype', 'float32'];
+    const flags = ['--input', 'pairs.jsonl', '--output', 'scores.jsonl'];
     const run = await nift(['score', '--model', shared('models', name), ...flags], { cwd: folder });
     expect(run.code, run.stderr).toBe(0);
     const scores = jsonl<{ logprob: number; is_greedy: boolean; num_tokens: number }>(path.join(folder, 'scores.jsonl'));
