@@ -175,6 +175,6 @@ static void panel(int64_t depth, const void* a, int64_t lda, const void* b, floa
 
 static void nothing() {}
 
-extern const GemmKernels gemm_f32 = {kRows, kColumns, 1, 4, 512 << 10, 48, 1024, pack_a, pack_b, panel, nothing, nothing};
+extern const GemmKernels gemm_f32 = {kRows, kColumns, 1, 4, 768 << 10, 96, 768, pack_a, pack_b, panel, nothing, nothing};
 
 }  // namespace nift::NIFT_ISA
