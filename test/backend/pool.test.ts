@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { addon } from '../../src/backend/addon.js';
 import { BufferPool, classBytes } from '../../src/backend/pool.js';
 
 describe('BufferPool', () => {
@@ -39,6 +40,22 @@ describe('BufferPool', () => {
     expect(pool.idleBytes).toBeLessThan(330 * megabyte);
     pool.clear();
     expect(pool.idleBytes).toBe(0);
+  });
+
+  it('takes its memory from the allocator that it is given, once per buffer', () => {
+    const sizes: number[] = [];
+    const pool = new BufferPool((bytes) => {
+      sizes.push(bytes);
+      return addon()?.alignedBuffer(bytes) ?? new ArrayBuffer(bytes);
+    });
+    for (const bytes of [2000, 3 * 2 ** 20 + 5]) {
+      const buffer = pool.take(bytes);
+      expect(buffer.byteLength).toBe(classBytes(bytes));
+      new Uint8Array(buffer).fill(7); // all of it is memory
+      pool.give(buffer);
+      expect(pool.take(bytes)).toBe(buffer);
+    }
+    expect(sizes).toEqual([2000, 3 * 2 ** 20 + 5].map(classBytes));
   });
 
   it('never sees a lost buffer again', () => {
