@@ -18,6 +18,7 @@ import { useBackend } from '../src/backend/index.js';
 import { CausalLM } from '../src/model/causalLM.js';
 import { generate } from '../src/model/generate.js';
 import { parameterCount } from '../src/model/parameters.js';
+import { machine } from './machine.js';
 import { SHAPES, makeCheckpoint } from './shapes.js';
 
 interface Spread {
@@ -123,19 +124,6 @@ function all(shapes: readonly string[]): void {
       );
     }
   }
-}
-
-function machine(): Record<string, unknown> {
-  const git = (...args: string[]): string => execFileSync('git', args, { encoding: 'utf8' }).trim();
-  return {
-    date: new Date().toISOString(),
-    commit: git('rev-parse', 'HEAD'),
-    dirty: git('status', '--porcelain') !== '',
-    cpu: os.cpus()[0]?.model,
-    cores: os.cpus().length,
-    load: os.loadavg()[0],
-    node: process.version,
-  };
 }
 
 const [mode, ...rest] = process.argv.slice(2);

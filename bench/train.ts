@@ -22,6 +22,7 @@ import { linear } from '../src/ops/linear.js';
 import type { StepEvent, TrainEvent } from '../src/train/events.js';
 import type { TrainingPlan } from '../src/train/plan.js';
 import { train } from '../src/train/train.js';
+import { machine } from './machine.js';
 import { SHAPES, makeCheckpoint, makeRandomRows, type Shape } from './shapes.js';
 
 export interface TrainCase {
@@ -201,19 +202,6 @@ async function all(shapes: string[]): Promise<void> {
       );
     }
   }
-}
-
-function machine(): Record<string, unknown> {
-  const git = (...args: string[]): string => execFileSync('git', args, { encoding: 'utf8' }).trim();
-  return {
-    date: new Date().toISOString(),
-    commit: git('rev-parse', 'HEAD'),
-    dirty: git('status', '--porcelain') !== '',
-    cpu: os.cpus()[0]?.model,
-    cores: os.cpus().length,
-    load: os.loadavg()[0],
-    node: process.version,
-  };
 }
 
 const argv = process.argv.slice(2);

@@ -15,7 +15,7 @@ export interface AddonRuntime {
   /** Forces a slower instruction set (tests compare them all). Throws when this CPU lacks it. */
   setIsa(name: string): void;
   /** An uninitialised buffer that starts on a cache line, or on a huge page when it is that large. */
-  alignedBuffer: (this: void, bytes: number) => ArrayBuffer;
+  alignedBuffer(this: void, bytes: number): ArrayBuffer;
 }
 
 /** Storage conversions, round to nearest even. native/bindings/convert.cpp */

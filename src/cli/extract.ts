@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { ExtractReport } from '../adapter/extract.js';
 import { NiftError } from '../errors.js';
 import { adapterDtype, percent } from './adapter.js';
-import { action, common, type CommonOptions, EXIT, note, onInterrupt, outJson, warn } from './io.js';
+import { action, common, type CommonOptions, EXIT, note, onInterrupt, outJson, stoppedBy, warn } from './io.js';
 import { requireFolder } from './mergeMethods.js';
 import { counter, wholeNumber } from './session.js';
 
@@ -60,10 +60,7 @@ async function run(flags: ExtractFlags): Promise<number> {
     else if (!flags.quiet) summary(report, flags.dryRun === true);
     return EXIT.done;
   } catch (error) {
-    const code = interrupt.exitCode();
-    if (code === undefined || !(error instanceof NiftError && error.code === 'NIFT_INTERRUPTED')) throw error;
-    note(`${error.message}. ${error.hint ?? ''}`);
-    return code;
+    return stoppedBy(interrupt, error);
   } finally {
     interrupt.dispose();
   }

@@ -102,6 +102,14 @@ export function onInterrupt(message: string): Interrupt {
   };
 }
 
+/** The exit code of a job that a signal stopped; any other error goes on. */
+export function stoppedBy(interrupt: Interrupt, error: unknown): number {
+  const code = interrupt.exitCode();
+  if (code === undefined || !(error instanceof NiftError && error.code === 'NIFT_INTERRUPTED')) throw error;
+  note(`${error.message}. ${error.hint ?? ''}`);
+  return code;
+}
+
 /** Bytes for people: 1.2 GB (powers of ten, like disks and `ls -h --si`). */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];

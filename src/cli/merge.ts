@@ -15,6 +15,7 @@ import {
   onInterrupt,
   out,
   outJson,
+  stoppedBy,
   style,
   warn,
 } from './io.js';
@@ -107,10 +108,7 @@ async function run(flags: MergeFlags): Promise<number> {
     else if (!flags.quiet) summary(flags.out, result, seconds);
     return EXIT.done;
   } catch (error) {
-    const code = interrupt.exitCode();
-    if (code === undefined || !(error instanceof NiftError && error.code === 'NIFT_INTERRUPTED')) throw error;
-    note(`${error.message}. ${error.hint ?? ''}`);
-    return code;
+    return stoppedBy(interrupt, error);
   } finally {
     interrupt.dispose();
     plan.close();

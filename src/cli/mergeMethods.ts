@@ -13,6 +13,7 @@ import {
   onInterrupt,
   out,
   outJson,
+  stoppedBy,
   style,
   warn,
 } from './io.js';
@@ -138,10 +139,7 @@ export async function runMethod(flags: MethodFlags, adapters: number): Promise<n
       note(`${flags.out}: ${formatBytes(result.bytes)} in ${result.files.length} files, ${formatSeconds(seconds)}`);
     return EXIT.done;
   } catch (error) {
-    const code = interrupt.exitCode();
-    if (code === undefined || !(error instanceof NiftError && error.code === 'NIFT_INTERRUPTED')) throw error;
-    note(`${error.message}. ${error.hint ?? ''}`);
-    return code;
+    return stoppedBy(interrupt, error);
   } finally {
     interrupt.dispose();
   }
