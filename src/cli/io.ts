@@ -122,6 +122,10 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit]}`;
 }
 
+/** "1 file", "3 files". */
+export const plural = (count: number, noun: string): string =>
+  `${count.toLocaleString('en-US')} ${noun}${count === 1 ? '' : 's'}`;
+
 /** Seconds for people: 3.2s, 4m05s, 2h07m. */
 export function formatSeconds(seconds: number): string {
   if (!Number.isFinite(seconds)) return '?';

@@ -15,6 +15,7 @@ import {
   onInterrupt,
   out,
   outJson,
+  plural,
   stoppedBy,
   style,
   warn,
@@ -143,7 +144,7 @@ function view(quiet: boolean): {
 
 function summary(folder: string, result: MergeResult, seconds: number): void {
   const resumed = result.resumedShards > 0 ? `, ${result.resumedShards} of them from the interrupted run` : '';
-  note(`${folder}: ${formatBytes(result.bytes)} in ${result.files.length} files${resumed}, ${formatSeconds(seconds)}`);
+  note(`${folder}: ${formatBytes(result.bytes)} in ${plural(result.files.length, 'file')}${resumed}, ${formatSeconds(seconds)}`);
   if (result.discarded) note('an interrupted run was there and has been started anew (--resume would have continued it)');
   const { verify } = result;
   if (verify === null) return;

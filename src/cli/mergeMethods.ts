@@ -13,6 +13,7 @@ import {
   onInterrupt,
   out,
   outJson,
+  plural,
   stoppedBy,
   style,
   warn,
@@ -136,7 +137,7 @@ export async function runMethod(flags: MethodFlags, adapters: number): Promise<n
     const seconds = (performance.now() - start) / 1000;
     if (flags.json) outJson({ ...report, seconds, resumedShards: result.resumedShards });
     else if (!flags.quiet)
-      note(`${flags.out}: ${formatBytes(result.bytes)} in ${result.files.length} files, ${formatSeconds(seconds)}`);
+      note(`${flags.out}: ${formatBytes(result.bytes)} in ${plural(result.files.length, 'file')}, ${formatSeconds(seconds)}`);
     return EXIT.done;
   } catch (error) {
     return stoppedBy(interrupt, error);

@@ -1,7 +1,7 @@
 /** The plan of a training run for people. */
 import type { Census } from '../data/census.js';
 import type { TrainingPlan } from '../train/plan.js';
-import { formatBytes, style } from './io.js';
+import { formatBytes, plural, style } from './io.js';
 
 const count = (value: number): string => value.toLocaleString('en-US');
 const percent = (share: number): string => `${(100 * share).toFixed(share < 0.01 ? 3 : 1)} %`;
@@ -34,7 +34,7 @@ export function renderPlan(plan: TrainingPlan): string {
       ...bytes.map(([key, value]) => `${words(key).padEnd(24)} ${formatBytes(value as number).padStart(9)}`),
     ]),
     section('files', [
-      `${plan.outputDir}: ${disk.saves.length} saves (step ${shownSaves}) of ${formatBytes(disk.bytesPerSave)}, ${disk.kept} kept`,
+      `${plan.outputDir}: ${plural(disk.saves.length, 'save')} (step ${shownSaves}) of ${formatBytes(disk.bytesPerSave)}, ${disk.kept} kept`,
       `needs ${formatBytes(disk.needed)}, free ${formatBytes(disk.free)}`,
     ]),
   ].join('\n');

@@ -28,6 +28,11 @@ function recipeFrom(argv: string[]): Recipe {
       },
     );
   }
+  if (file === undefined && Object.keys(overrides).length + Object.keys(flags).length === 0) {
+    throw new NiftError('NIFT_USAGE', 'nift train needs a recipe: nift train RECIPE.yaml', {
+      hint: 'README.md shows one; nift train --help lists every key with its default.',
+    });
+  }
   return parseRecipe({ ...(file === undefined ? {} : { path: file }), overrides, flags });
 }
 

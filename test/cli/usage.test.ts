@@ -7,6 +7,7 @@ const mistakes: [name: string, args: string[], says: RegExp][] = [
   ['misspelled flag of a command', ['generate', '--modl', 'x'], /Did you mean --model/],
   ['missing option', ['score', '--input', 'x.jsonl'], /--model/],
   ['recipe that is not there', ['train', 'nope.yaml'], /\[NIFT_FILE_NOT_FOUND\] nope.yaml/],
+  ['no recipe', ['train'], /needs a recipe: nift train RECIPE\.yaml/],
   ['unknown recipe key', ['train', '--lora-rnak', '8'], /unknown key "lora-rnak"\. Did you mean "lora_rank"/],
   ['two recipes', ['train', 'a.yaml', 'b.yaml'], /takes one recipe, got also "b.yaml"/],
   ['model folder that is not there', ['generate', '--model', '/nonexistent', '--prompt', 'x'], /\/nonexistent: no such folder/],
