@@ -81,7 +81,7 @@ export interface TrainResult {
   totalSteps: number;
   /** Mean loss of the whole run; null when nothing was trained. */
   trainLoss: number | null;
-  /** Seconds of training, earlier sessions of a resumed run included. */
+  /** Seconds of training, earlier processes of a resumed run included. */
   seconds: number;
   logHistory: (LogRow | SummaryRow)[];
   /** Where a stopped run goes on from. */

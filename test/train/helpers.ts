@@ -56,7 +56,7 @@ export interface Recorded {
   events: TrainEvent[];
 }
 
-/** Trains and keeps the events. `stopAfter` aborts once that many steps of this session are done. */
+/** Trains and keeps the events. `stopAfter` aborts once that many steps of this call are done. */
 export async function run(
   values: Record<string, unknown>,
   options: { stopAfter?: number } & Pick<TrainOptions, 'signal'> = {},
