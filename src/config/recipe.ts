@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { NiftError, quote } from '../errors.js';
 import { recipeEnvironment } from './env.js';
-import { isKey, KEY_NAMES, KEYS, keyOf } from './keys.js';
+import { KEY_NAMES, KEYS, keyOf } from './keys.js';
 import type { KeyName, RawValues } from './keys.js';
 import type { Key } from './schema.js';
 import { resolveValues } from './resolve.js';
@@ -172,6 +172,3 @@ export function recipeKeys(): RecipeKey[] {
     };
   });
 }
-
-/** Is `--name` (either spelling) a flag of the recipe? */
-export const isRecipeFlag = (name: string): boolean => isKey(name.replace(/^--/, '').replaceAll('-', '_'));

@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { NiftError } from '../errors.js';
+import { NiftError, quote } from '../errors.js';
 import { atomicFile } from './atomic.js';
 import { guardIo, makeFolder } from './io.js';
 import { readJsonObject, stableJson, type JsonObject } from './jsonText.js';
@@ -148,16 +148,35 @@ export function writeAdapter(folder: string, config: AdapterConfig, tensors: Ite
   return [ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE];
 }
 
-/** r, alpha and the factor s of y = W x + s B A x for one module ("model.layers.0.self_attn.q_proj"). */
-export function adapterScaling(config: AdapterConfig, module: string): { r: number; alpha: number; scaling: number } {
+type ScalingConfig = Pick<AdapterConfig, 'r' | 'lora_alpha'> & {
+  use_rslora?: boolean | null | undefined;
+  rank_pattern?: Patterns;
+  alpha_pattern?: Patterns;
+};
+type Patterns = Record<string, number> | null | undefined;
+
+/**
+ * r, alpha and the factor s of y = W x + s B A x for one module ("model.layers.0.self_attn.q_proj").
+ * @throws NIFT_ADAPTER_CONFIG for a pattern that is no regular expression
+ */
+export function adapterScaling(config: ScalingConfig, module: string): { r: number; alpha: number; scaling: number } {
   const r = byPattern(config.rank_pattern, module) ?? config.r;
   const alpha = byPattern(config.alpha_pattern, module) ?? config.lora_alpha;
   return { r, alpha, scaling: alpha / (config.use_rslora ? Math.sqrt(r) : r) };
 }
 
-/** A key names a module by the end of its path, at a dot; `^` asks for the whole path. The first match counts, as in PEFT. */
-function byPattern(patterns: Record<string, number> | null | undefined, module: string): number | undefined {
+/** Like PEFT, the first key that matches the end of the module's name, whole components only. Keys are regular expressions. */
+function byPattern(patterns: Patterns, module: string): number | undefined {
   for (const [key, value] of Object.entries(patterns ?? {}))
-    if (`^${module}` === key || module === key || module.endsWith(`.${key}`)) return value;
+    if (moduleExpression(`^(?:.*\\.)?(?:${key})$`, key).test(module)) return value;
   return undefined;
+}
+
+/** @param shown what the message quotes @throws NIFT_ADAPTER_CONFIG */
+export function moduleExpression(source: string, shown: string): RegExp {
+  try {
+    return new RegExp(source);
+  } catch (cause) {
+    throw new NiftError('NIFT_ADAPTER_CONFIG', `LoRA: ${quote(shown)} is not a regular expression.`, { cause });
+  }
 }

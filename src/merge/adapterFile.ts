@@ -5,7 +5,7 @@
 import path from 'node:path';
 import { z } from 'zod';
 import { NiftError } from '../errors.js';
-import { ADAPTER_CONFIG_FILE, openAdapterWeights, readAdapterJson } from '../formats/adapter.js';
+import { ADAPTER_CONFIG_FILE, adapterScaling, openAdapterWeights, readAdapterJson } from '../formats/adapter.js';
 import type { SafetensorsFile } from '../formats/safetensors.js';
 
 const pattern = z.record(z.string(), z.number().positive()).nullish();
@@ -164,7 +164,7 @@ function lowRankPart(
     return [];
   }
   const [shapeA, shapeB] = [tensors.info(a).shape, tensors.info(b).shape];
-  const r = byPattern(config.rank_pattern, module) ?? config.r;
+  const { r, scaling } = adapterScaling(config, module);
   if (shapeA.length !== 2 || shapeB.length !== 2 || shapeA[0] !== r || shapeB[1] !== r) {
     problems.push(`${module} has A [${shapeA.join(', ')}] and B [${shapeB.join(', ')}], expected rank ${r} by the config`);
     return [];
@@ -173,24 +173,5 @@ function lowRankPart(
   if (config.use_dora === true && found.magnitude === undefined)
     problems.push(`${module} has no lora_magnitude_vector, but use_dora is set`);
   if (found.magnitude !== undefined && transposed) problems.push(`${module}: DoRA on embeddings and Conv1D cannot be merged`);
-  const alpha = byPattern(config.alpha_pattern, module) ?? config.lora_alpha;
-  const scaling = alpha / (config.use_rslora ? Math.sqrt(r) : r);
   return [{ module, a, b, magnitude: found.magnitude ?? null, bias: found.bias ?? null, r, scaling, transposed }];
-}
-
-/** As PEFT: the first key that matches the end of the module's name, at a dot. */
-function byPattern(patterns: Record<string, number> | null | undefined, module: string): number | undefined {
-  for (const [key, value] of Object.entries(patterns ?? {})) {
-    let expression: RegExp;
-    try {
-      expression = new RegExp(`^(?:.*\\.)?(?:${key})$`);
-    } catch (cause) {
-      throw new NiftError('NIFT_ADAPTER_CONFIG', `rank_pattern or alpha_pattern: ${JSON.stringify(key)} is not a pattern`, {
-        cause,
-      });
-    }
-    // "^model.layers.0..." asks for the whole name.
-    if (expression.test(module) || (key.startsWith('^') && new RegExp(`${key}$`).test(module))) return value;
-  }
-  return undefined;
 }

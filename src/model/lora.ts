@@ -8,7 +8,7 @@
  */
 import { z } from 'zod';
 import { NiftError, nearest, quote } from '../errors.js';
-import { newAdapterConfig, type AdapterConfig } from '../formats/adapter.js';
+import { adapterScaling, moduleExpression, newAdapterConfig, type AdapterConfig } from '../formats/adapter.js';
 import { requireTensors } from '../formats/matchTensors.js';
 import type { TensorSource } from '../formats/safetensors.js';
 import { uniformArray } from '../random.js';
@@ -62,6 +62,13 @@ export function loraTargets(config: ModelConfig, lora: LoraConfig): LoraTarget[]
       `LoRA: layer ${outside} does not exist, the model has layers 0 to ${config.numLayers - 1}.`,
     );
   }
+  const scalingConfig = {
+    r: lora.r,
+    lora_alpha: lora.alpha,
+    use_rslora: lora.rsLora,
+    rank_pattern: lora.rankPattern,
+    alpha_pattern: lora.alphaPattern,
+  };
   const targets: LoraTarget[] = [];
   for (let layer = 0; layer < config.numLayers; layer++) {
     if (layers !== null && !layers.has(layer)) continue;
@@ -69,9 +76,8 @@ export function loraTargets(config: ModelConfig, lora: LoraConfig): LoraTarget[]
       const name = layerPrefix(layer) + module;
       if (!matches(name)) continue;
       const shape = linearShape(config, module);
-      const r = byPattern(lora.rankPattern, name) ?? lora.r;
-      const alpha = byPattern(lora.alphaPattern, name) ?? lora.alpha;
-      targets.push({ layer, module, name, in: shape.in, out: shape.out, r, scaling: alpha / (lora.rsLora ? Math.sqrt(r) : r) });
+      const { r, scaling } = adapterScaling(scalingConfig, name);
+      targets.push({ layer, module, name, in: shape.in, out: shape.out, r, scaling });
     }
   }
   if (targets.length > 0) return targets;
@@ -82,7 +88,7 @@ export function loraTargets(config: ModelConfig, lora: LoraConfig): LoraTarget[]
 
 function targetMatcher(targets: readonly string[] | string): (name: string) => boolean {
   if (typeof targets === 'string' && !ALL.includes(targets)) {
-    const pattern = compile(`^(?:${targets})$`, targets);
+    const pattern = moduleExpression(`^(?:${targets})$`, targets);
     return (name) => pattern.test(name);
   }
   const list = typeof targets === 'string' ? [targets] : targets;
@@ -103,20 +109,6 @@ function checkTarget(target: string): void {
   throw new NiftError('NIFT_ADAPTER_CONFIG', `LoRA: the model has no module ${quote(target)}.`, {
     hint: near === undefined ? `Modules: ${SHORT_NAMES.join(', ')}, or all.` : `Did you mean ${quote(near)}?`,
   });
-}
-
-/** Like PEFT, the first key that matches the end of the module's name, whole components only. */
-function byPattern(patterns: Record<string, number> | undefined, name: string): number | undefined {
-  for (const [key, value] of Object.entries(patterns ?? {})) if (compile(`^(?:.*\\.)?(?:${key})$`, key).test(name)) return value;
-  return undefined;
-}
-
-function compile(source: string, shown: string): RegExp {
-  try {
-    return new RegExp(source);
-  } catch (cause) {
-    throw new NiftError('NIFT_ADAPTER_CONFIG', `LoRA: ${quote(shown)} is not a regular expression.`, { cause });
-  }
 }
 
 export const loraNameA = (target: LoraTarget): string => `base_model.model.${target.name}.lora_A.weight`;
