@@ -10,9 +10,9 @@
 import { NiftError } from '../errors.js';
 import { tf, type Tensor2D } from '../backend/tf.js';
 import { addon } from '../backend/addon.js';
-import type { NativeBackend } from '../backend/native.js';
 import { attendSequence, checkAttention, scoreScale, type AttentionShape } from './causalAttention.js';
 import { CACHED_ATTENTION_KERNEL, KvCache, type KvCacheOptions } from './kvCache.js';
+import { registerNativeKernel } from './nativeKernel.js';
 
 export { KvCache, type KvCacheOptions } from './kvCache.js';
 
@@ -102,13 +102,9 @@ interface KernelAttrs {
 /** Registers the kernel for `native` when the addon is built. */
 export function registerCachedAttention(): void {
   if (!addon()) return;
-  tf.registerKernel({
-    kernelName: CACHED_ATTENTION_KERNEL,
-    backendName: 'native',
-    kernelFunc: ({ inputs, backend, attrs }) => {
-      const native = backend as NativeBackend;
-      const { q, k, v } = inputs as Record<'q' | 'k' | 'v', Tensor2D>;
-      const { cache, layer, shape, queryLengths } = attrs as unknown as KernelAttrs;
+  registerNativeKernel<'q' | 'k' | 'v', KernelAttrs>(
+    CACHED_ATTENTION_KERNEL,
+    ({ inputs: { q, k, v }, backend: native, attrs: { cache, layer, shape, queryLengths } }) => {
       const stored = cache.native![layer]!;
       const out = native.output(q.shape);
       addon()!.cachedAttention(
@@ -130,5 +126,5 @@ export function registerCachedAttention(): void {
       );
       return out.info;
     },
-  });
+  );
 }

@@ -14,7 +14,7 @@ import { NiftError } from '../errors.js';
 import { tf, type Tensor, type Tensor2D } from '../backend/tf.js';
 import { addon } from '../backend/addon.js';
 import { DTYPE_CODE, type ComputeDtype } from '../backend/dtype.js';
-import type { NativeBackend } from '../backend/native.js';
+import { registerNativeKernel, type NativeKernelArgs } from './nativeKernel.js';
 import { usesKernel } from './registry.js';
 import { roundGradient, roundTo } from './rounding.js';
 
@@ -174,20 +174,13 @@ export function registerCausalAttention(): void {
     },
   });
   if (!addon()) return;
-  tf.registerKernel({ kernelName: KERNEL, backendName: 'native', kernelFunc: forwardKernel });
-  tf.registerKernel({ kernelName: GRADIENT_KERNEL, backendName: 'native', kernelFunc: gradientKernel });
+  registerNativeKernel(KERNEL, forwardKernel);
+  registerNativeKernel(GRADIENT_KERNEL, gradientKernel);
 }
 
-interface KernelCall {
-  inputs: tf.NamedTensorInfoMap;
-  backend: unknown;
-  attrs?: tf.NamedAttrMap;
-}
-
-function forwardKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
-  const native = backend as NativeBackend;
+function forwardKernel({ inputs, backend: native, attrs }: NativeKernelArgs<'q' | 'k' | 'v', KernelAttrs>): tf.TensorInfo[] {
   const { q, k, v } = inputs as Record<'q' | 'k' | 'v', Tensor2D>;
-  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale, compute } = attrs as unknown as KernelAttrs;
+  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale, compute } = attrs;
   const out = native.output(q.shape);
   const lse = native.output([numHeads, q.shape[0]]);
   const [qs, ks, vs] = [native.floats(q), native.floats(k), native.floats(v)];
@@ -195,10 +188,14 @@ function forwardKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] 
   return [out.info, lse.info];
 }
 
-function gradientKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
-  const native = backend as NativeBackend;
-  const tensors = inputs as Record<'q' | 'k' | 'v' | 'out' | 'logSumExp' | 'dOut', Tensor2D>;
-  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale, compute } = attrs as unknown as KernelAttrs;
+type GradientInput = 'q' | 'k' | 'v' | 'out' | 'logSumExp' | 'dOut';
+
+function gradientKernel({
+  inputs: tensors,
+  backend: native,
+  attrs,
+}: NativeKernelArgs<GradientInput, KernelAttrs>): tf.TensorInfo[] {
+  const { cuSeqlens, numHeads, numKvHeads, headDim, window, scale, compute } = attrs;
   const [dq, dk, dv] = [native.output(tensors.q.shape), native.output(tensors.k.shape), native.output(tensors.v.shape)];
   addon()!.causalAttentionGrad(
     native.floats(tensors.q),

@@ -16,7 +16,7 @@ import { NiftError } from '../errors.js';
 import { tf, type Tensor, type Tensor1D, type Tensor2D } from '../backend/tf.js';
 import { addon } from '../backend/addon.js';
 import { DTYPE_CODE, type ComputeDtype } from '../backend/dtype.js';
-import type { NativeBackend } from '../backend/native.js';
+import { registerNativeKernel, type NativeKernelArgs } from './nativeKernel.js';
 import { usesKernel } from './registry.js';
 import { roundedMatMul } from './rounding.js';
 
@@ -125,20 +125,13 @@ export function registerLinearCrossEntropy(): void {
     },
   });
   if (!addon()) return;
-  tf.registerKernel({ kernelName: KERNEL, backendName: 'native', kernelFunc: lossKernel });
-  tf.registerKernel({ kernelName: WEIGHT_GRADIENT_KERNEL, backendName: 'native', kernelFunc: weightGradientKernel });
+  registerNativeKernel(KERNEL, lossKernel);
+  registerNativeKernel(WEIGHT_GRADIENT_KERNEL, weightGradientKernel);
 }
 
-interface KernelCall {
-  inputs: tf.NamedTensorInfoMap;
-  backend: unknown;
-  attrs?: tf.NamedAttrMap;
-}
-
-function lossKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
-  const native = backend as NativeBackend;
+function lossKernel({ inputs, backend: native, attrs }: NativeKernelArgs<'x' | 'weight', KernelAttrs>): tf.TensorInfo[] {
   const { x, weight } = inputs as Record<'x' | 'weight', Tensor2D>;
-  const { labels, compute, chunkSize, withGradient } = attrs as unknown as KernelAttrs;
+  const { labels, compute, chunkSize, withGradient } = attrs;
   const [vocabulary, channels] = weight.shape;
   const head = native.stored(weight);
   const nll = native.output([labels.length]);
@@ -158,10 +151,13 @@ function lossKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo[] {
   return dx ? [nll.info, dx.info] : [nll.info];
 }
 
-function weightGradientKernel({ inputs, backend, attrs }: KernelCall): tf.TensorInfo {
-  const native = backend as NativeBackend;
+function weightGradientKernel({
+  inputs,
+  backend: native,
+  attrs,
+}: NativeKernelArgs<'x' | 'weight' | 'dNll', KernelAttrs>): tf.TensorInfo {
   const { x, weight, dNll } = inputs as Record<'x' | 'weight' | 'dNll', Tensor2D>;
-  const { labels, compute, chunkSize } = attrs as unknown as KernelAttrs;
+  const { labels, compute, chunkSize } = attrs;
   const [vocabulary, channels] = weight.shape;
   const head = native.stored(weight);
   const dWeight = native.output(weight.shape);

@@ -13,7 +13,7 @@
 import { NiftError } from '../errors.js';
 import { tf, type Tensor, type Tensor2D } from '../backend/tf.js';
 import { addon } from '../backend/addon.js';
-import type { NativeBackend } from '../backend/native.js';
+import { registerNativeKernel } from './nativeKernel.js';
 import { usesKernel } from './registry.js';
 
 const KERNEL = 'RotaryEmbedding';
@@ -89,13 +89,10 @@ export function registerRotaryEmbedding(): void {
     },
   });
   if (!addon()) return;
-  tf.registerKernel({
-    kernelName: KERNEL,
-    backendName: 'native',
-    kernelFunc: ({ inputs, backend, attrs }) => {
-      const native = backend as NativeBackend;
-      const { x, cos, sin } = inputs as { x: Tensor2D; cos: Tensor2D; sin: Tensor2D };
-      const { numHeads, inverse } = attrs as unknown as { numHeads: number; inverse: boolean };
+  registerNativeKernel<'x' | 'cos' | 'sin', { numHeads: number; inverse: boolean }>(
+    KERNEL,
+    ({ inputs, backend: native, attrs: { numHeads, inverse } }) => {
+      const { x, cos, sin } = inputs as Record<'x' | 'cos' | 'sin', Tensor2D>;
       const out = native.output(x.shape);
       addon()!.rotaryEmbedding(
         native.floats(x),
@@ -109,7 +106,7 @@ export function registerRotaryEmbedding(): void {
       );
       return out.info;
     },
-  });
+  );
 }
 
 function runRotary(x: Tensor2D, cos: Tensor2D, sin: Tensor2D, numHeads: number, inverse: boolean): Tensor2D {
