@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { stringify } from 'yaml';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openSafetensors } from '../../src/formats/safetensors.js';
+import { checkFinalAdapter } from './finalAdapter.js';
 import { nift } from '../cli/run.js';
 import { expectClose } from '../expectClose.js';
 import { hasShared, shared } from '../golden.js';
@@ -102,24 +102,6 @@ function recipeOf(name: string, golden: TrainCase, folder: string): Record<strin
   };
 }
 
-function checkAdapter(name: string, output: string): void {
-  const ours = openSafetensors(path.join(output, 'adapter_model.safetensors'));
-  const theirs = openSafetensors(path.join(trainFolder, name, 'final_adapter', 'adapter_model.safetensors'));
-  expect([...ours.names()].sort()).toEqual([...theirs.names()].sort());
-  let [squares, far, elements] = [0, 0, 0];
-  for (const tensor of theirs.names()) {
-    const expected = theirs.readFloat32(tensor);
-    ours.readFloat32(tensor).forEach((value, i) => {
-      const difference = Math.abs(value - expected[i]!);
-      squares += difference ** 2;
-      if (!(difference <= 1e-3)) far++;
-      elements++;
-    });
-  }
-  expect(Math.sqrt(squares / elements)).toBeLessThan(2e-4);
-  expect(far / elements).toBeLessThan(1e-3);
-}
-
 async function checkTraining(name: string, backend: string): Promise<void> {
   const golden = json<TrainCase>(path.join(trainFolder, name, 'case.json'));
   const folder = scratch();
@@ -144,7 +126,7 @@ async function checkTraining(name: string, backend: string): Promise<void> {
     expectClose([rows[i]!.grad_norm], [step.grad_norm], { relToMax: 1e-3, label: `grad_norm of ${label}` });
     expectClose([rows[i]!.learning_rate], [step.lr], { abs: 1e-9, label: `learning_rate of ${label}` });
   });
-  if (golden.lora) checkAdapter(name, output);
+  if (golden.lora) checkFinalAdapter(name, output);
 }
 
 const QUICK_TRAINING = [

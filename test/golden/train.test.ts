@@ -10,6 +10,7 @@ import { CausalLM } from '../../src/model/causalLM.js';
 import type { LogRow } from '../../src/train/events.js';
 import { lossAndGradients } from '../../src/train/backward.js';
 import { expectClose } from '../expectClose.js';
+import { checkFinalAdapter } from './finalAdapter.js';
 import { hasShared, shared } from '../golden.js';
 import { recipe, run, scratch, writeDataset, type Example } from '../train/helpers.js';
 import { windowOptions } from '../../src/train/plan.js';
@@ -70,26 +71,6 @@ function checkSteps(golden: Case, rows: LogRow[]): void {
     expectClose([row.learning_rate], [step.lr], { abs: 1e-9, label: `lr of step ${i + 1}` });
     expectClose([row.learning_rate_next], [step.lr_after_scheduler_step], { abs: 1e-9, label: `next lr of step ${i + 1}` });
   });
-}
-
-function checkFinalAdapter(name: string, output: string): void {
-  const ours = openSafetensors(path.join(output, 'adapter_model.safetensors'));
-  const theirs = openSafetensors(path.join(folder, name, 'final_adapter', 'adapter_model.safetensors'));
-  expect([...ours.names()].sort()).toEqual([...theirs.names()].sort());
-  let squares = 0;
-  let far = 0;
-  let count = 0;
-  for (const tensor of theirs.names()) {
-    const expected = theirs.readFloat32(tensor);
-    ours.readFloat32(tensor).forEach((value, i) => {
-      const difference = Math.abs(value - expected[i]!);
-      squares += difference ** 2;
-      if (!(difference <= 1e-3)) far++;
-      count++;
-    });
-  }
-  expect(Math.sqrt(squares / count)).toBeLessThan(2e-4);
-  expect(far / count).toBeLessThan(1e-3);
 }
 
 /** Mean loss over all supervised tokens of the dataset. */
